@@ -1,0 +1,102 @@
+"""Small classifiers, their predictions, and a dataset of boxes, shared by the explainers' tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from xaibench.classifiers.base import Classifier
+from xaibench.classifiers.gcm import GCM
+from xaibench.classifiers.timm import TimmClassifier, densenet121
+from xaibench.datasets.base import Split, Splits
+from xaibench.types import Frame, Prediction, Region, Sample
+
+CLASSES = ("No Finding", "Cardiomegaly", "Pneumothorax", "Effusion")
+
+
+class Boxes(Split):
+    """Grey images with the regions given; each an image of its own patient."""
+
+    def __init__(self, name: str, rows: Sequence[tuple[str, Region]], frame: Frame) -> None:
+        self.classes = CLASSES
+        self.frame = frame
+        self.ids = [f"{name}{row}" for row in range(len(rows) + 1)]
+        self.patients = self.ids
+        self.labels = np.zeros((len(self.ids), len(CLASSES)), dtype=np.float32)
+        self.labels[-1, 0] = 1  # the last has no finding and no region
+        self._regions: list[dict[int, Region]] = [{} for _ in self.ids]
+        for row, (label, region) in enumerate(rows):
+            target = CLASSES.index(label)
+            self.labels[row, target] = 1
+            self._regions[row][target] = region
+        self.fingerprint = name
+
+    def __getitem__(self, index: int) -> Sample:
+        image = np.full((1, self.frame.height, self.frame.width), 0.5, dtype=np.float32)
+        return Sample(self.ids[index], image, self.labels[index], self.patients[index], self._regions[index])
+
+    def regions(self, index: int) -> Mapping[int, Region]:
+        return self._regions[index]
+
+
+Rows = Sequence[tuple[str, Sequence[float]]]
+
+
+@pytest.fixture(scope="session")
+def splits_of() -> Callable[..., Splits]:
+    """Make splits of (class, box) pairs for train, val and test, in one frame."""
+
+    def make(train: Rows = (), val: Rows = (), test: Rows = (), frame: Frame | None = None) -> Splits:
+        frame = frame or Frame(40, 80)
+
+        def split(name: str, rows: Rows) -> Boxes:
+            return Boxes(name, [(label, Region(np.array([box]), frame)) for label, box in rows], frame)
+
+        return Splits(split("train", train), split("val", val), split("test", test))
+
+    return make
+
+
+def predict(classifier: Classifier, count: int = 7, size: int = 64) -> Prediction:
+    images = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        return classifier.predict(images, [f"image{row}.png" for row in range(count)])
+
+
+@pytest.fixture(scope="session")
+def densenet() -> Classifier:
+    return densenet121(CLASSES, 64, weights="random").eval()
+
+
+@pytest.fixture(scope="session")
+def gcm() -> Classifier:
+    return GCM(CLASSES, 64, encoder="tf_efficientnet_lite0", weights="package").eval()
+
+
+@pytest.fixture(scope="session")
+def bigger_head() -> Classifier:
+    """A classifier with a norm between the pooling and the linear layer."""
+    return TimmClassifier(CLASSES, 64, model="test_convnext", weights="random").eval()
+
+
+@pytest.fixture(scope="session")
+def seen_by_densenet(densenet: Classifier) -> Prediction:
+    return predict(densenet)
+
+
+@pytest.fixture(scope="session")
+def seen_by_gcm(gcm: Classifier) -> Prediction:
+    return predict(gcm)
+
+
+@pytest.fixture(scope="session")
+def seen_by_bigger_head(bigger_head: Classifier) -> Prediction:
+    return predict(bigger_head)
+
+
+@pytest.fixture(scope="session")
+def targets() -> torch.Tensor:
+    return torch.tensor([0, 1, 2, 3, 1, 1, 0])

@@ -1,0 +1,137 @@
+"""Agreement with other implementations of the same definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from xaibench.errors import UsageError
+from xaibench.metrics import _ops
+from xaibench.metrics.classification import roc_auc
+from xaibench.metrics.localization import energy, hit_rate, iou_otsu
+
+
+def maps_and_masks(batch: int = 40, size: int = 48) -> tuple[Tensor, Tensor]:
+    """Smooth maps, as CAMs are, and random boxes."""
+    generator = torch.Generator().manual_seed(5)
+    coarse = torch.randn(batch, 1, 7, 7, generator=generator)
+    maps = torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear", align_corners=False)[:, 0]
+    masks = torch.zeros(batch, size, size, dtype=torch.bool)
+    for mask in masks:
+        y, x, h, w = (int(torch.randint(1, size // 2, (1,), generator=generator)) for _ in range(4))
+        mask[y : y + h, x : x + w] = True
+    return maps, masks
+
+
+def quantus_scores(name: str, maps: Tensor, masks: Tensor) -> np.ndarray:
+    quantus = pytest.importorskip("quantus")
+    metric = getattr(quantus, name)(normalise=False, disable_warnings=True)
+    return np.asarray(metric.evaluate_batch(a_batch=maps.numpy()[:, None], s_batch=masks.numpy()[:, None]), dtype=float)
+
+
+def test_hit_rate_is_quantus_pointing_game() -> None:
+    maps, masks = maps_and_masks()
+    ours = hit_rate(maps, masks).numpy()
+    np.testing.assert_array_equal(ours, quantus_scores("PointingGame", maps, masks))
+    assert 0 < ours.mean() < 1
+
+
+def test_energy_is_quantus_relevance_mass_of_the_positive_part() -> None:
+    maps, masks = maps_and_masks()
+    # Quantus adds float32 in float32; float64 in, so that both agree to rounding
+    theirs = quantus_scores("RelevanceMassAccuracy", maps.double().clamp(min=0), masks)
+    np.testing.assert_allclose(energy(maps.double(), masks).numpy(), theirs, rtol=0, atol=1e-12)
+
+
+def otsu_by_trying(levels: np.ndarray) -> int:
+    """The level of the largest between-class variance, in exact integers; the smallest of equals."""
+    counts = [int(count) for count in np.bincount(levels, minlength=256)]
+    number, moment = sum(counts), sum(level * count for level, count in enumerate(counts))
+    best, chosen = (0, 1), 0
+    for level in range(255):
+        below = sum(counts[: level + 1])
+        if not 0 < below < number:
+            continue
+        part = sum(i * counts[i] for i in range(level + 1))
+        value = ((moment * below - number * part) ** 2, below * (number - below))
+        if value[0] * best[1] > best[0] * value[1]:
+            best, chosen = value, level
+    return chosen
+
+
+def test_otsu_threshold_is_the_exact_maximum() -> None:
+    generator = torch.Generator().manual_seed(6)
+    rows = [torch.randint(0, high, (60,), generator=generator) for high in (2, 3, 10, 100, 256, 256)]
+    rows += [torch.cat([torch.full((30,), 20), torch.full((30,), 230)]), torch.arange(60) * 4]
+    levels = torch.stack(rows)
+    assert _ops.otsu_threshold(levels).tolist() == [otsu_by_trying(row.numpy()) for row in levels]
+
+
+def test_otsu_segmentation_is_skimages() -> None:
+    filters = pytest.importorskip("skimage.filters")
+    maps, _ = maps_and_masks()
+    for map_, ours in zip(maps, _ops.otsu_segmentation(maps, holes=False), strict=True):
+        scaled = (map_.double() - map_.min()) / (map_.max() - map_.min()).double()
+        grey = (255 * scaled).numpy().astype(np.uint8)
+        np.testing.assert_array_equal(ours.numpy(), grey > filters.threshold_otsu(grey))
+
+
+def test_segmentation_is_opencvs_with_filled_contours() -> None:
+    cv2 = pytest.importorskip("cv2")
+    maps, _ = maps_and_masks()
+    maps = torch.cat([maps, torch.rand(10, 48, 48, generator=torch.Generator().manual_seed(7))])
+    filled = 0
+    for map_, ours in zip(maps, _ops.otsu_segmentation(maps, holes=True), strict=True):
+        low, high = map_.double().min(), map_.double().max()
+        grey = (255 * ((map_.double() - low) / (high - low))).numpy().astype(np.uint8)
+        binary = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)[1]
+        contours = cv2.findContours(binary, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[-2]
+        theirs = cv2.drawContours(np.zeros_like(binary), contours, -1, 1, cv2.FILLED).astype(bool)
+        np.testing.assert_array_equal(ours.numpy(), theirs)
+        filled += int(theirs.sum() - (binary > 0).sum())
+    assert filled > 0
+
+
+def test_fill_holes_is_scipys() -> None:
+    segments = torch.rand(30, 25, 31, generator=torch.Generator().manual_seed(8)) < 0.6
+    expected = np.stack([ndimage.binary_fill_holes(segment) for segment in segments.numpy()])
+    np.testing.assert_array_equal(_ops.fill_holes(segments).numpy(), expected)
+    assert expected.sum() > segments.sum()
+
+
+def test_iou_is_torchmetrics_on_the_segmentation() -> None:
+    functional = pytest.importorskip("torchmetrics.functional.classification")
+    maps, masks = maps_and_masks(10)
+    segments = _ops.otsu_segmentation(maps, holes=True)
+    expected = [functional.binary_jaccard_index(s.int(), m.int()).item() for s, m in zip(segments, masks, strict=True)]
+    np.testing.assert_allclose(iou_otsu(maps, masks).numpy(), expected, rtol=0, atol=1e-6)  # theirs is float32
+
+
+def test_roc_auc_is_torchmetrics() -> None:
+    functional = pytest.importorskip("torchmetrics.functional.classification")
+    generator = torch.Generator().manual_seed(9)
+    scores = torch.randint(0, 30, (200,), generator=generator) / 30  # ties
+    labels = torch.randint(0, 2, (200,), generator=generator)
+    expected = functional.binary_auroc(scores, labels).item()
+    assert roc_auc(scores, labels) == pytest.approx(expected, abs=1e-6)  # theirs is float32
+    assert roc_auc(torch.logit(scores.double().clamp(0.01, 0.99)), labels) == pytest.approx(expected, abs=1e-2)
+
+
+def test_roc_auc_by_hand() -> None:
+    assert roc_auc([0.0, 1.0, 1.0, 2.0], [0, 0, 1, 1]) == 0.875  # of four pairs three won, one tied
+    assert roc_auc(np.array([3.0, 2.0, 1.0]), np.array([0.0, 1.0, 1.0])) == 0
+    assert roc_auc([1.0, 1.0, 1.0], [0, 1, 1]) == 0.5
+
+
+@pytest.mark.parametrize(("scores", "labels"), [([], []), ([0.1, 0.2], [1, 1]), ([1.0, float("nan")], [0, 1])])
+def test_roc_auc_is_undefined(scores: list[float], labels: list[int]) -> None:
+    assert np.isnan(roc_auc(scores, labels))
+
+
+@pytest.mark.parametrize(("scores", "labels"), [([0.1], [0, 1]), ([0.1, 0.2], [0, 2]), ([[0.1, 0.2]], [[0, 1]])])
+def test_roc_auc_refuses(scores: list[float], labels: list[int]) -> None:
+    with pytest.raises(UsageError, match="roc_auc"):
+        roc_auc(scores, labels)

@@ -1,0 +1,207 @@
+"""Training: resumes bit for bit, reads a frozen body once, selects what the recipe says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import tiny_benchmark
+from xaibench.benchmark import ClassifierSpec, Recipe, override
+from xaibench.classifiers.gcm import GCM
+from xaibench.datasets.base import Splits
+from xaibench.errors import WeightsError, XaibenchError
+from xaibench.harness.setup import load_splits, make_classifier, obtain_weights
+from xaibench.progress import Progress
+from xaibench.training.arrays import compute_arrays
+from xaibench.training.checkpoint import Checkpoint, Making, find_checkpoint, load_weights, read_checkpoint
+from xaibench.training.module import EpochSampler
+
+BENCHMARK = tiny_benchmark()
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XAIBENCH_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def splits() -> Splits:
+    return load_splits(BENCHMARK, None)
+
+
+def spec(**recipe: Any) -> ClassifierSpec:
+    return override(BENCHMARK.classifier("gcm"), {}, recipe)
+
+
+def obtain(splits: Splits, wanted: ClassifierSpec, **options: Any) -> tuple[GCM, Checkpoint]:
+    classifier = make_classifier("gcm", wanted, BENCHMARK)
+    assert isinstance(classifier, GCM)
+    return classifier, obtain_weights("gcm", classifier, wanted, BENCHMARK, splits, **options)
+
+
+def test_a_training_that_was_interrupted_ends_with_the_same_weights(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = spec(epochs=3, schedule="cosine", flip=True, selection="last")
+    undisturbed, _ = obtain(splits, wanted)
+    monkeypatch.setenv("XAIBENCH_CACHE", str(tmp_path / "second"))
+
+    def stop(record: Any) -> None:
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        obtain(splits, wanted, progress=Progress(epoch=stop))
+    assert find_checkpoint("tiny", Making.of("gcm", wanted, BENCHMARK, splits)) is None
+    epochs: list[float] = []
+    resumed, checkpoint = obtain(splits, wanted, progress=Progress(epoch=lambda r: epochs.append(r["epoch"])))
+    assert epochs == [2, 3]
+    assert [record["epoch"] for record in checkpoint.history] == [1, 2, 3]
+    for name, tensor in undisturbed.trained_state().items():
+        assert torch.equal(tensor, resumed.trained_state()[name]), name
+
+
+def test_training_learns_and_leaves_the_encoder_alone(splits: Splits) -> None:
+    before = GCM(BENCHMARK.classes, 64, encoder="tf_efficientnet_lite0")
+    after, checkpoint = obtain(splits, spec(epochs=6, selection="last"))
+    assert checkpoint.history[-1]["loss"] < checkpoint.history[0]["loss"]
+    for (name, old), new in zip(before.encoder.state_dict().items(), after.encoder.state_dict().values(), strict=True):
+        assert torch.equal(old, new), name
+    assert not torch.equal(before.decoders[0][0].weight, after.decoders[0][0].weight)
+
+
+def test_a_finished_training_is_found_again_and_leaves_no_scratch(splits: Splits, tmp_path: Path) -> None:
+    first, made = obtain(splits, spec())
+    said: list[str] = []
+    second, found = obtain(splits, spec(), progress=Progress(say=said.append))
+    assert found.path == made.path
+    assert said == []
+    assert not list((tmp_path / "cache" / "training").glob("*"))
+    for name, tensor in first.trained_state().items():
+        assert torch.equal(tensor, second.trained_state()[name])
+    assert made.path.stat().st_size < 2_000_000
+
+
+def test_selection_keeps_the_best_epoch(splits: Splits) -> None:
+    _, by_validation = obtain(splits, spec(epochs=4))
+    best = max(record["auc"] for record in by_validation.history)
+    classifier, _ = obtain(splits, spec(epochs=4))
+    arrays = compute_arrays(classifier.optimized(), splits.val, by_validation.path.parent / "again", flip=False)
+    images, features, labels = arrays.batch(range(len(arrays)), [False] * len(arrays))
+    from xaibench.training.module import mean_auc
+
+    with torch.no_grad():
+        logits = classifier.head(features, images)
+    assert mean_auc(logits.softmax(1).numpy(), labels.numpy()) == pytest.approx(best, abs=1e-9)
+
+
+def test_the_frozen_body_runs_once_over_each_image(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = 0
+    original = GCM.features
+
+    def counted(self: GCM, images: torch.Tensor) -> torch.Tensor:
+        nonlocal seen
+        seen += len(images)
+        return original(self, images)
+
+    monkeypatch.setattr(GCM, "features", counted)
+    monkeypatch.setattr("xaibench.harness.setup.expected_seconds", lambda *_: 1.0)
+    obtain(splits, spec(epochs=4))
+    assert seen == len(splits.train) + len(splits.val)
+
+
+def test_arrays_hold_what_the_network_would_compute(splits: Splits, tmp_path: Path) -> None:
+    classifier = GCM(BENCHMARK.classes, 64, encoder="tf_efficientnet_lite0").optimized()
+    arrays = compute_arrays(classifier, splits.val, tmp_path / "arrays", flip=True, batch_size=5)
+    assert arrays.images.dtype == np.uint8
+    rows, flips = [3, 7, 3], [False, True, True]
+    images, features, labels = arrays.batch(rows, flips)
+    for position, (row, mirrored) in enumerate(zip(rows, flips, strict=True)):
+        image = torch.from_numpy(splits.val[row].image)
+        image = image.flip(-1) if mirrored else image
+        # Exact: eight bits hold a phantom's grey levels.
+        assert torch.equal(images[position, 0], image[0])
+        with torch.no_grad():
+            expected = classifier.features(image.expand(1, 3, -1, -1))
+        # 1e-5: a convolution may add in another order for another batch size.
+        assert features is not None
+        torch.testing.assert_close(features[position], expected[0], atol=1e-5, rtol=1e-5)
+        assert torch.equal(labels[position], torch.from_numpy(splits.val.labels[row]))
+
+
+def test_a_sampler_repeats_an_epoch_and_shuffles_the_next() -> None:
+    labels = np.eye(4, dtype=np.float32)[np.repeat([0, 1, 2, 3], [90, 5, 3, 2])]
+    natural = EpochSampler(labels, Recipe())
+    natural.set_epoch(3)
+    third = list(natural)
+    assert list(natural) == third
+    assert sorted(row for row, _ in third) == list(range(100))
+    natural.set_epoch(4)
+    assert list(natural) != third
+    balanced = EpochSampler(labels, Recipe(sampling="balanced", flip=True))
+    drawn: list[tuple[int, bool]] = []
+    for epoch in range(100):
+        balanced.set_epoch(epoch)
+        drawn += list(balanced)
+    shares = labels[[row for row, _ in drawn]].mean(axis=0)
+    # 10,000 draws: four standard errors of a share of a quarter are 0.017.
+    np.testing.assert_allclose(shares, 0.25, atol=0.02)
+    assert np.mean([mirrored for _, mirrored in drawn]) == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_by_what_differs(splits: Splits) -> None:
+    _, checkpoint = obtain(splits, spec())
+    with pytest.raises(WeightsError, match=r"recipe\.epochs: 3, not 2"):
+        obtain(splits, spec(epochs=3), given=checkpoint.path)
+    obtain(splits, spec(), given=checkpoint.path)
+
+
+@pytest.mark.parametrize("damage", ["no json", "bad json", "wrong json", "truncated", "no file"])
+def test_a_damaged_checkpoint_is_one_line_with_a_remedy(splits: Splits, damage: str) -> None:
+    classifier, checkpoint = obtain(splits, spec())
+    beside = checkpoint.json_path
+    if damage == "no json":
+        beside.unlink()
+    elif damage == "bad json":
+        beside.write_text("{")
+    elif damage == "wrong json":
+        beside.write_text("[]")
+    elif damage == "truncated":
+        checkpoint.path.write_bytes(checkpoint.path.read_bytes()[:1000])
+    else:
+        checkpoint.path.unlink()
+    with pytest.raises(WeightsError) as caught:
+        load_weights(classifier, read_checkpoint(checkpoint.path))
+    assert "\n" not in str(caught.value)
+    assert str(checkpoint.path.with_suffix("")) in str(caught.value)
+
+
+def test_other_pretrained_weights_are_noticed(splits: Splits) -> None:
+    _, checkpoint = obtain(splits, spec())
+    other = GCM(BENCHMARK.classes, 64, encoder="tf_efficientnet_lite0", weights="random")
+    with pytest.raises(WeightsError, match="other pretrained weights"):
+        load_weights(other, checkpoint)
+
+
+def test_a_training_that_diverges_says_so(splits: Splits) -> None:
+    with pytest.raises(XaibenchError, match=r"diverged.*learning_rate"):
+        obtain(splits, spec(learning_rate=1e30, epochs=3))
+
+
+def test_an_absent_class_is_named(splits: Splits) -> None:
+    only = Splits(_without(splits, 2), splits.val, splits.test)
+    with pytest.raises(XaibenchError, match="no training image of class 'Pneumothorax'"):
+        obtain(only, spec())
+
+
+def _without(splits: Splits, target: int) -> Any:
+    import copy
+
+    changed = copy.copy(splits.train)
+    changed.labels = splits.train.labels * (np.arange(4) != target)
+    changed.fingerprint = "changed"
+    return changed

@@ -1,0 +1,227 @@
+"""A benchmark: a pinned protocol, read from TOML. Everything that decides a number is in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from xaibench.errors import BenchmarkError, did_you_mean
+from xaibench.types import Frame
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Recipe(_Spec):
+    """How a classifier is trained."""
+
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    epochs: Annotated[int, Field(ge=1)] = 100
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    sampling: Literal["natural", "balanced"] = "natural"
+    """"balanced": every class is drawn equally often, with replacement."""
+    flip: bool = False
+    """Mirror half of the training images, left to right."""
+    selection: Literal["validation", "last", "paper"] = "validation"
+    """Which epoch's weights are kept: best mean ROC-AUC on validation, the last, or best on *test* (biased)."""
+    seed: int = 0
+
+
+class ClassifierSpec(_Spec):
+    """A classifier's options and recipe in a benchmark."""
+
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    recipe: Recipe = Recipe()
+
+
+class DatasetSpec(_Spec):
+    """The dataset's registered name and its options."""
+
+    name: str
+    options: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class MetricSpec(_Spec):
+    """A metric's registered name and the parameters that differ from its defaults."""
+
+    name: str
+    parameters: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class LocalizationSpec(_Spec):
+    """Where localization is measured."""
+
+    regions: Literal["boxes", "mask"] = "boxes"
+    frame: Literal["input"] | int = "input"
+    """"input", or the side in pixels of a square frame that maps are brought to bilinearly (align_corners=False)."""
+    baselines: tuple[str, ...] = ("random", "center", "prior_box")
+
+    @field_validator("frame", mode="before")
+    @classmethod
+    def _side(cls, frame: object) -> object:
+        if frame != "input" and not (type(frame) is int and 8 <= frame <= 4096):
+            raise ValueError('it is "input" or a side of 8 to 4096 pixels')
+        return frame
+
+
+class StatisticsSpec(_Spec):
+    """How intervals are made: a bootstrap that draws patients."""
+
+    method: Literal["percentile", "bca"] = "percentile"
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    resamples: Annotated[int, Field(ge=100)] = 2000
+    seed: int = 0
+
+
+class Benchmark(_Spec):
+    """A protocol. Runs of benchmarks whose `hash` differs are not comparable."""
+
+    name: str
+    title: str = ""
+    description: str = ""
+    task: Literal["multiclass", "multilabel"] = "multiclass"
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    input_size: Annotated[int, Field(ge=32, le=2048)]
+    dataset: DatasetSpec
+    classifiers: Mapping[str, ClassifierSpec] = Field(default_factory=dict)
+    """By registered name; the entry ``default`` serves every other classifier."""
+    localization: LocalizationSpec = LocalizationSpec()
+    metrics: tuple[MetricSpec, ...]
+    statistics: StatisticsSpec = StatisticsSpec()
+
+    @field_validator("classes")
+    @classmethod
+    def _different(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(classes)) != len(classes):
+            raise ValueError(f"a class is named twice in {list(classes)}")
+        return classes
+
+    @model_validator(mode="after")
+    def _once(self) -> Benchmark:
+        names = [spec.name for spec in self.metrics]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"metrics named twice: {', '.join(twice)}")
+        return self
+
+    @property
+    def hash(self) -> str:
+        """sha256 of everything that decides a number (not of title and description)."""
+        return digest(self.model_dump(mode="json", exclude={"title", "description"}))
+
+    @property
+    def frame(self) -> Frame:
+        """The frame that localization is measured in."""
+        return Frame.square(self.input_size if self.localization.frame == "input" else self.localization.frame)
+
+    def classifier(self, name: str) -> ClassifierSpec:
+        """Return the options and recipe of a classifier: its own, else the benchmark's ``default``.
+
+        Raises:
+            BenchmarkError: the benchmark says nothing of it and has no default.
+        """
+        for key in (name, "default"):
+            if key in self.classifiers:
+                return self.classifiers[key]
+        raise BenchmarkError(
+            f"benchmark {self.name!r} has no recipe for {name!r}, only for {', '.join(sorted(self.classifiers))}: "
+            f"add [classifiers.{name}] or [classifiers.default] to a copy of its TOML"
+        )
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 of a JSON value, whatever the order of its keys.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_benchmark(name: str | Path) -> Benchmark:
+    """Read a benchmark by its registered name, or from a TOML file by its path.
+
+    Raises:
+        PluginError: no benchmark of that name is installed; the message says what is near.
+        BenchmarkError: the file can't be read, or a key is unknown or has a wrong value; names file and key.
+    """
+    if isinstance(name, Path) or name.endswith(".toml"):
+        return read_benchmark(Path(name))
+    from xaibench import registry
+
+    found = registry.get("benchmarks", name).load()
+    if isinstance(found, Benchmark):
+        return found
+    return read_benchmark(Path(found))
+
+
+def read_benchmark(path: Path) -> Benchmark:
+    """Read a benchmark from a TOML file; see `load_benchmark`."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BenchmarkError(f"no benchmark file {path}") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BenchmarkError(f"can't read {path}: {error}") from error
+    try:
+        return Benchmark.model_validate(table)
+    except ValidationError as error:
+        raise BenchmarkError(f"{path}: {_first(error)}") from error
+
+
+def override(spec: ClassifierSpec, options: Mapping[str, Any], recipe: Mapping[str, Any]) -> ClassifierSpec:
+    """Return a classifier's spec with options and recipe fields replaced, validated as if they stood in the file.
+
+    Raises:
+        BenchmarkError: an unknown field of the recipe, or a wrong value.
+    """
+    table = spec.model_dump()
+    table["options"] = {**table["options"], **options}
+    table["recipe"] = {**table["recipe"], **recipe}
+    try:
+        return ClassifierSpec.model_validate(table)
+    except ValidationError as error:
+        raise BenchmarkError(_first(error)) from error
+
+
+def _first(error: ValidationError) -> str:
+    """Say the first fault in one line: key, fault, and what was perhaps meant."""
+    # A misspelt key is also a missing one: name the misspelling, which says both.
+    fault = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key {key!r}. {did_you_mean(str(fault['loc'][-1]), _keys(error.title, fault['loc']))}{more}"
+    if fault["type"] == "missing":
+        return f"key {key!r} is missing{more}"
+    toml = {"model_type": "it is a table", "dict_type": "it is a table", "tuple_type": "it is a list"}
+    message = toml.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+    shown = "" if isinstance(fault["input"], Mapping) else f" = {fault['input']!r}"
+    return f"{f'{key}{shown}: ' if key else ''}{message[:1].lower()}{message[1:]}{more}"
+
+
+def _keys(title: str, location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that may stand where an unknown one stood."""
+    tables: dict[str, type[_Spec]] = {
+        "dataset": DatasetSpec,
+        "recipe": Recipe,
+        "classifiers": ClassifierSpec,
+        "localization": LocalizationSpec,
+        "metrics": MetricSpec,
+        "statistics": StatisticsSpec,
+    }
+    top = ClassifierSpec if title == "ClassifierSpec" else Benchmark
+    known = [tables[part] for part in location[:-1] if part in tables]
+    return list((known[-1] if known else top).model_fields)

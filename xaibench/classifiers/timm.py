@@ -1,0 +1,102 @@
+"""Any timm CNN as a classifier: ``densenet121`` by name, the rest as ``timm:MODEL``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xaibench.classifiers.base import Classifier
+from xaibench.classifiers.weights import build_backbone, normalize_of
+from xaibench.errors import UsageError, first_line
+
+
+class TimmClassifier(Classifier):
+    """A timm CNN with a fresh last layer; all of it trains.
+
+    Args:
+        classes: K class names.
+        input_size: side of the images.
+        model: the timm model's name.
+        weights: see `xaibench.classifiers.weights`.
+        seed: of the last layer's initial weights (of all, when weights are "random").
+
+    `features` are `forward_features`, (B, C, h, w): DenseNet-121 1024 x 8 x 8 at 256 px.
+
+    Raises:
+        UsageError: an unknown model, one that does not take the input size, or whose features are no (B, C, h, w).
+        WeightsError: the weights can't be had.
+    """
+
+    def __init__(
+        self, classes: Sequence[str], input_size: int = 256, *, model: str, weights: str = "auto", seed: int = 0
+    ) -> None:
+        super().__init__(classes, input_size)
+        self.model: Any  # an nn.Module with timm's further methods
+        self.model, self.weights = build_backbone(model, weights, seed=seed, num_classes=len(classes))
+        self.normalize = normalize_of(model)
+        self._try(model)
+        last: Any = self.model.get_classifier()
+        self.last_layer = last if isinstance(last, nn.Linear) else None
+        self.head_is_pooled_linear = self.last_layer is not None and self._pools_then_multiplies()
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.model.forward_features(self.normalize(images))  # type: ignore[no-any-return]
+
+    def head(self, features: Tensor, images: Tensor) -> Tensor:
+        return self.model.forward_head(features)  # type: ignore[no-any-return]
+
+    def class_weights(self) -> Tensor:
+        """Return the last layer's weights, (K, C).
+
+        Raises:
+            UsageError: the head is not global average pooling and one linear layer.
+        """
+        if self.last_layer is None or not self.head_is_pooled_linear:
+            raise UsageError(f"{type(self.model).__name__}'s head is more than average pooling and one linear layer")
+        return self.last_layer.weight
+
+    def _try(self, model: str) -> None:
+        """Run one image through, so that a model that does not fit says so before an hour of training."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                features = self.features(torch.zeros(1, 3, self.input_size, self.input_size))
+                # A Swin's grid is (B, h, w, C); a Vision Transformer's tokens are (B, N, C).
+                if features.ndim != 4 or features.shape[1] != self.model.num_features:
+                    raise UsageError(
+                        f"timm:{model}'s features have shape {tuple(features.shape)}, not (B, C, h, w): take a CNN"
+                    )
+                self.model.forward_head(features)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise UsageError(f"timm:{model} takes no images of {self.input_size} px: {first_line(error)}") from error
+        finally:
+            self.train(training)
+
+    def _pools_then_multiplies(self) -> bool:
+        """Try the head on random features against its closed form: what the layers are called proves nothing."""
+        assert self.last_layer is not None
+        training = self.training
+        self.eval()
+        generator = torch.Generator().manual_seed(0)
+        features = torch.randn(2, self.last_layer.in_features, 3, 4, generator=generator)
+        try:
+            with torch.no_grad():
+                logits = self.model.forward_head(features)
+                closed = F.linear(features.mean(dim=(-2, -1)), self.last_layer.weight, self.last_layer.bias)
+            return logits.shape == closed.shape and bool(torch.allclose(logits, closed, atol=1e-4))
+        except (RuntimeError, ValueError):
+            return False
+        finally:
+            self.train(training)
+
+
+def densenet121(
+    classes: Sequence[str], input_size: int = 256, *, weights: str = "auto", seed: int = 0
+) -> TimmClassifier:
+    """DenseNet-121 (Huang 2017), the paper's comparison: timm's, with a fresh last layer."""
+    return TimmClassifier(classes, input_size, model="densenet121", weights=weights, seed=seed)

@@ -1,0 +1,114 @@
+"""``xaibench data``: look after the data of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from xaibench.datasets.chestxray8.audit import Audit
+
+
+@click.group(name="data")
+def command() -> None:
+    """Check the data that a dataset needs."""
+
+
+@command.command(name="check")
+@click.argument("dataset", type=click.Choice(["chestxray8"]))
+@click.option(
+    "--data-root",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder with the images and tables.",
+)
+@click.option("--images", default="auto", show_default=True, help="Folder of the images in the data root.")
+@click.option("--decode", is_flag=True, help="Decode every file, not only its header and end.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_context
+def check(context: click.Context, dataset: str, data_root: Path, images: str, decode: bool, as_json: bool) -> None:
+    """Print what of a dataset is there, what is missing and what is wrong.
+
+    Exits with 0 when the data can be used, with 1 when something breaks a run.
+    """
+    from rich.console import Console
+
+    from xaibench.cli.output import print_json
+    from xaibench.datasets.chestxray8.audit import audit
+
+    errors = Console(stderr=True)
+    if errors.is_terminal and not as_json:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("files"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=errors, transient=True) as bar:
+            task = bar.add_task("files", total=None)
+            result = audit(
+                data_root,
+                images=images,
+                decode=decode,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+    else:
+        result = audit(data_root, images=images, decode=decode)
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        _show(result)
+    context.exit(0 if result.usable else 1)
+
+
+def _show(result: Audit) -> None:
+    from rich.text import Text
+
+    from xaibench.cli.output import console
+
+    out = console()
+    out.print(Text(f"chestxray8 in {result.root}", style="bold"), soft_wrap=True)
+    files = list(result.files.items())
+    counts = [*result.counts.items(), *((f"files of {kind}", number) for kind, number in files[:8])]
+    if len(files) > 8:
+        counts.append((f"files of {len(files) - 8} other kinds", sum(number for _, number in files[8:])))
+    _print_numbers(("counts", "number"), [(name, (number,)) for name, number in counts])
+    if result.classes:
+        _print_numbers(
+            ("class", "images", "only label", "found", "found only", "boxes", "boxes found"),
+            [
+                (
+                    row.name,
+                    (row.images, row.single_label, row.found, row.found_single_label, row.boxes, row.found_boxes),
+                )
+                for row in result.classes
+            ],
+        )
+    colours = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+    for finding in result.findings:
+        line = Text(f"{finding.level}: ", style=colours[finding.level])
+        line.append(finding.text + (f": {finding.remedy}" if finding.remedy else ""), style="default")
+        out.print(line, soft_wrap=True)
+        for example in finding.examples:
+            out.print(Text(f"    {example}", style="dim"), soft_wrap=True)
+    out.print(Text(result.verdict, style="bold green" if result.usable else "bold red"), soft_wrap=True)
+
+
+def _print_numbers(header: Sequence[str], rows: Sequence[tuple[str, Sequence[int]]]) -> None:
+    """Print a table of a name and whole numbers, right-aligned on a terminal, plain columns into a pipe."""
+    from xaibench.cli.output import console, is_terminal, plain_table
+
+    cells = [(name, *(f"{number:,}" for number in numbers)) for name, numbers in rows]
+    if not is_terminal():
+        click.echo("\n".join(plain_table(list(header), cells)))
+        return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+    for index, name in enumerate(header):
+        table.add_column(name, justify="right" if index else "left", style="" if index else "bold", no_wrap=True)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    console().print(table)

@@ -1,0 +1,67 @@
+"""Options that several subcommands share."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from xaibench.errors import UsageError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def protocol_options(command: Command) -> Command:
+    """Add the options that say what is trained or evaluated on which data."""
+    for option in reversed(
+        (
+            click.option(
+                "-b",
+                "--benchmark",
+                default="phantom",
+                show_default=True,
+                metavar="NAME",
+                help="A benchmark, or its TOML file.",
+            ),
+            click.option("--data-root", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the dataset."),
+            click.option(
+                "-o",
+                "--option",
+                "options",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Replace an option of the classifier.",
+            ),
+            click.option(
+                "--recipe", multiple=True, metavar="KEY=VALUE", help="Replace a field of the training recipe."
+            ),
+            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
+            click.option("-q", "--quiet", is_flag=True, help="No progress."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def pairs(texts: Sequence[str], option: str) -> dict[str, Any]:
+    """Read KEY=VALUE texts; a value is read as TOML would, else as a string.
+
+    Raises:
+        UsageError: no ``=``.
+
+    >>> pairs(["epochs=3", "encoder=efficientnet_b0", "flip=true"], "--recipe")
+    {'epochs': 3, 'encoder': 'efficientnet_b0', 'flip': True}
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"{option} {text!r}: write KEY=VALUE, such as {option} epochs=3")
+        try:
+            found[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key.strip()] = value
+    return found

@@ -1,0 +1,66 @@
+"""``xaibench train CLASSIFIER``: carry out a benchmark's recipe and keep the weights."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+
+from xaibench.cli.options import pairs, protocol_options
+
+
+@click.command(name="train")
+@click.argument("classifier")
+@protocol_options
+@click.option("--retrain", is_flag=True, help="Train even where a checkpoint of the recipe exists.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Also copy the weights (.safetensors) here."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+def command(
+    classifier: str,
+    benchmark: str,
+    data_root: Path | None,
+    options: tuple[str, ...],
+    recipe: tuple[str, ...],
+    device: str,
+    quiet: bool,
+    retrain: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Train CLASSIFIER by a benchmark's recipe; an interrupted training goes on where it stopped.
+
+    \b
+    xaibench train gcm
+    xaibench train densenet121 --benchmark chestxray8-4class --data-root DIR
+    """
+    replaced, fields = pairs(options, "--option"), pairs(recipe, "--recipe")
+    from xaibench.benchmark import load_benchmark, override
+    from xaibench.cli.output import print_json
+    from xaibench.cli.progress import progress_bars
+    from xaibench.errors import UsageError
+    from xaibench.harness.setup import choose_device, duration, load_splits, make_classifier, obtain_weights
+
+    if out is not None and out.suffix != ".safetensors":
+        raise UsageError(f"--out {out}: a checkpoint's name ends in .safetensors")
+    protocol = load_benchmark(benchmark)
+    spec = override(protocol.classifier(classifier), replaced, fields)
+    with progress_bars(quiet=quiet or as_json) as progress:
+        splits = load_splits(protocol, data_root)
+        for note in splits.notes:
+            progress.say(note)
+        model = make_classifier(classifier, spec, protocol).to(choose_device(device))
+        checkpoint = obtain_weights(classifier, model, spec, protocol, splits, retrain=retrain, progress=progress)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(checkpoint.path, out)
+        shutil.copyfile(checkpoint.json_path, out.with_suffix(".json"))
+    kept = out or checkpoint.path
+    best = max((record["auc"] for record in checkpoint.history), default=float("nan"))
+    if as_json:
+        print_json({"checkpoint": str(kept), "hash": checkpoint.making.hash, "history": checkpoint.history})
+    else:
+        click.echo(f"{classifier}: best ROC-AUC {best:.3f} on the images that select, {duration(checkpoint.seconds)}")
+        click.echo(f"Weights: {kept}")

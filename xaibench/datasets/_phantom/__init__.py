@@ -1,0 +1,1 @@
+"""The drawing behind `xaibench.datasets.phantom`: `grid` (tools), `anatomy`, `lesions`, `draw`."""

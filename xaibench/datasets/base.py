@@ -1,0 +1,81 @@
+"""What a dataset plugin gives: three splits, each a list of images with labels, patients and regions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from xaibench.types import Frame, Region, Sample
+
+
+class Split(ABC):
+    """Images of one split. What the tables say is at hand at once; an image is decoded when it is asked for.
+
+    Attributes:
+        classes: the K class names, in the order of the columns of `labels`.
+        frame: the frame of every image, map and region (the input size).
+        ids: N image ids, unique.
+        patients: N patient ids.
+        labels: (N, K) float32, 0 or 1.
+        fingerprint: sha256 over everything that decides the samples; part of every cache key.
+    """
+
+    classes: tuple[str, ...]
+    frame: Frame
+    ids: Sequence[str]
+    patients: Sequence[str]
+    labels: npt.NDArray[np.float32]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """Decode image `index`.
+
+        Raises:
+            DataError: the file is missing, truncated or not an image; the message names it.
+        """
+
+    @abstractmethod
+    def regions(self, index: int) -> Mapping[int, Region]:
+        """Return class index to region of image `index`, in `frame`, without decoding the image where possible."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A dataset, split: no patient is in two of the splits unless `notes` says so."""
+
+    train: Split
+    val: Split
+    test: Split
+    notes: Sequence[str] = field(default_factory=tuple)
+    """What the loader found, for the user: counts, missing files, labels that disagree."""
+
+
+class DatasetFactory(Protocol):
+    """The object behind an entry point of the group ``xaibench.datasets``."""
+
+    def __call__(
+        self, *, classes: Sequence[str], input_size: int, data_root: Path | None, options: Mapping[str, Any]
+    ) -> Splits:
+        """Build the splits.
+
+        Args:
+            classes: the benchmark's classes, in order.
+            input_size: side of the square images, in pixels.
+            data_root: the folder of the data, None for datasets that need none.
+            options: the benchmark's ``[dataset.options]``.
+
+        Raises:
+            DataError: data missing or damaged.
+            UsageError: an unknown option, or a class that the dataset does not have.
+        """
+        ...

@@ -1,0 +1,89 @@
+"""The contract of an explainer: a map for the class that is asked for, in the input's frame."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xaibench.classifiers.base import Classifier
+from xaibench.datasets.base import Splits
+from xaibench.types import Frame, Prediction
+
+
+class Explainer(ABC):
+    """Base of every explainer.
+
+    A map is (H, W) float32, signed, in the input's frame; low-resolution maps come up bilinearly with
+    ``align_corners=False``. Nothing is normalised or rectified beyond the method's own definition. The result for an
+    image depends on nothing else in the batch; what is random draws from `seed_of(image id)`.
+
+    Attributes:
+        is_baseline: looks at no evidence; the tables show it beside the others.
+    """
+
+    is_baseline: ClassVar[bool] = False
+
+    def prepare(self, splits: Splits) -> None:  # noqa: B027 - most have nothing to learn
+        """Learn from the data what the method needs (prior boxes); called once before `explain`.
+
+        Raises:
+            NotApplicableError: the data does not have it.
+        """
+
+    def check(self, classifier: Classifier) -> None:  # noqa: B027 - most apply to every classifier
+        """Return if the method applies to the classifier.
+
+        Raises:
+            NotApplicableError: it does not; says why and what to use instead.
+        """
+
+    @abstractmethod
+    def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
+        """Explain one class of each image.
+
+        Args:
+            classifier: in eval mode; left as it was found.
+            prediction: of B images.
+            targets: (B,) int64, the class index asked for.
+
+        Returns:
+            (B, H, W) float32.
+        """
+
+
+def upsample(maps: Tensor, frame: Frame) -> Tensor:
+    """Bring maps (B, h, w) to (B, H, W) of a frame, bilinear with ``align_corners=False``."""
+    size = (frame.height, frame.width)
+    if tuple(maps.shape[-2:]) == size:
+        return maps.float()
+    return F.interpolate(maps[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def seed_of(*parts: object) -> int:
+    """Return a 63-bit seed made of an image's id and what else decides a draw; the same on every machine.
+
+    >>> seed_of("00000001_000.png") == seed_of("00000001_000.png") != seed_of("00000001_001.png")
+    True
+    """
+    return int.from_bytes(hashlib.sha256("\0".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
+
+
+@contextmanager
+def frozen(classifier: Classifier) -> Iterator[None]:
+    """Let gradients flow to features but not to parameters, which keep their flags and their `.grad`."""
+    trained = [parameter for parameter in classifier.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)

@@ -1,0 +1,63 @@
+"""What GCM says of itself: its class weight map, its class contribution map, and the contrast of classes.
+
+The maps come out of the forward pass that made the score, so they cost nothing more.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xaibench.classifiers.base import Classifier
+from xaibench.errors import NotApplicableError
+from xaibench.explainers.base import Explainer
+from xaibench.types import Prediction
+
+
+class _OwnMap(Explainer):
+    name: str
+    map_name: str
+
+    def check(self, classifier: Classifier) -> None:
+        if self.map_name not in classifier.own_maps:
+            raise NotApplicableError(
+                f"{self.name} is made of GCM's own maps and {type(classifier).__name__} has no {self.map_name!r}: "
+                "use gradcam, or the classifier gcm"
+            )
+
+    def own_maps(self, prediction: Prediction) -> Tensor:
+        if self.map_name not in prediction.maps:
+            raise NotApplicableError(f"the prediction has no {self.map_name!r} map: use gradcam, or the classifier gcm")
+        return prediction.maps[self.map_name].detach()
+
+    def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
+        maps = self.own_maps(prediction)
+        return maps[torch.arange(len(maps), device=maps.device), targets].float()
+
+
+class CWM(_OwnMap):
+    """Class weight map: the weight of each pixel in the class's score (the paper's visualisation, sec. 3.2)."""
+
+    name = map_name = "cwm"
+
+
+class CCM(_OwnMap):
+    """Class contribution map: image times CWM; its mean is the class's score exactly."""
+
+    name = map_name = "ccm"
+
+
+class CCMContrast(_OwnMap):
+    """The class's contribution map minus the mean of the other classes': what speaks for this class and no other.
+
+    Softmax sees only differences between classes, so a high CWM alone is not evidence. The mean of this map is the
+    class's logit minus the mean of the others'.
+    """
+
+    name = "ccm_contrast"
+    map_name = "ccm"
+
+    def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
+        maps = self.own_maps(prediction)
+        own = super().explain(classifier, prediction, targets)
+        return own - (maps.sum(dim=1) - own) / (maps.shape[1] - 1)

@@ -1,0 +1,243 @@
+"""Evaluate a classifier and its explainers by a benchmark: the one call that everything else serves."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import xaibench
+from xaibench.benchmark import Benchmark, ClassifierSpec, digest, load_benchmark, override
+from xaibench.classifiers.base import Classifier, hash_tensors
+from xaibench.datasets.base import Split, Splits
+from xaibench.errors import UsageError, XaibenchError
+from xaibench.harness.run import Run, save_run
+from xaibench.harness.setup import (
+    choose_device,
+    load_metrics,
+    load_splits,
+    make_classifier,
+    make_explainers,
+    obtain_weights,
+)
+from xaibench.harness.stream import Records, stream
+from xaibench.harness.summary import summarize
+from xaibench.progress import Progress
+from xaibench.training.checkpoint import Checkpoint
+from xaibench.types import Sample
+
+_PACKAGES = ("torch", "torchvision", "timm", "grad-cam", "captum", "numpy", "scipy", "scikit-learn", "pillow")
+
+
+def evaluate(
+    classifier: str,
+    explainers: Sequence[str],
+    benchmark: str | Path | Benchmark = "phantom",
+    *,
+    data_root: Path | None = None,
+    out: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    checkpoint: Path | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Run:
+    """Evaluate a classifier and its explainers, training the classifier first where no checkpoint of its recipe exists.
+
+    Args:
+        classifier: its registered name, such as "gcm" or "timm:resnet50".
+        explainers: registered names, at least one; the benchmark's baselines come beside them.
+        benchmark: a registered name, a TOML file, or a `Benchmark`.
+        data_root: the folder of the data, for datasets that need one.
+        out: the folder of the run directories ("runs" from the command line); None keeps nothing on disk.
+        options, recipe: replace options of the classifier, or fields of its recipe.
+        checkpoint: trained weights to use; they must come from the same recipe.
+        batch_size: images at once; scores do not depend on it.
+        device: "auto", "cpu", "cuda", ...
+        progress: how to report; silent by default.
+
+    Returns:
+        The run; with `out`, also on disk: ``run.json``, ``scores.parquet``, ``predictions.parquet``, and a contact
+        sheet for each explainer.
+
+    Raises:
+        XaibenchError: anything that the user can mend; says what and how.
+    """
+    progress = progress or Progress()
+    if isinstance(explainers, str) or not explainers:
+        raise UsageError('explainers: give a list of at least one name, such as ["cwm"]')
+    if batch_size < 1:
+        raise UsageError(f"batch_size = {batch_size}; it is at least 1")
+    protocol = benchmark if isinstance(benchmark, Benchmark) else load_benchmark(benchmark)
+    spec = override(protocol.classifier(classifier), options or {}, recipe or {})
+    classification, localization = load_metrics(protocol)
+    splits = load_splits(protocol, data_root)
+    for note in splits.notes:
+        progress.say(note)
+    model = make_classifier(classifier, spec, protocol).to(choose_device(device))
+    asked, baselines, notes = make_explainers(explainers, protocol.localization.baselines, model, splits)
+    weights = obtain_weights(classifier, model, spec, protocol, splits, given=checkpoint, progress=progress)
+    model.optimized()
+    began = time.perf_counter()
+    sheets = _Sheets(protocol, list(asked)) if out else None  # matplotlib only where something is drawn
+    progress.stage("explaining", len(splits.test))
+    records = stream(
+        model,
+        {**asked, **baselines},
+        splits.test,
+        localization,
+        frame=protocol.frame,
+        regions=protocol.localization.regions,
+        batch_size=batch_size,
+        sheet=sheets.offer if sheets else None,
+        advance=progress.advance,
+    )
+    progress.stage("intervals", 1)
+    scores = summarize(classifier, protocol, splits.test, records, classification, localization)
+    progress.advance(1)
+    notes = [*splits.notes, *notes, *_selection_note(spec), *_failure_notes(records)]
+    record = _record(model, spec, weights, splits, records, time.perf_counter() - began, batch_size)
+    name = f"{protocol.name}-{classifier.replace(':', '-').replace('/', '-')}"
+    identity = digest([protocol.hash, record["weights"], list(asked), list(baselines), record["data"]])
+    run = Run(
+        benchmark=protocol,
+        classifier=classifier,
+        explainers=tuple(asked),
+        baselines=tuple(baselines),
+        scores=tuple(scores),
+        record={"id": identity[:12], **record},
+        notes=tuple(notes),
+        directory=out / f"{name}-{identity[:8]}" if out else None,
+    )
+    if run.directory is not None:
+        save_run(run, _image_rows(splits.test, records), _prediction_rows(splits.test, records))
+        if sheets:
+            sheets.write(run)
+    return run
+
+
+class _Sheets:
+    """A contact sheet for each explainer asked for."""
+
+    def __init__(self, benchmark: Benchmark, explainers: Sequence[str]) -> None:
+        from xaibench.reports.figures import SheetCollector
+
+        self.classes = benchmark.classes
+        self.collectors = {name: SheetCollector(benchmark.classes) for name in explainers}
+
+    def offer(self, explainer: str, target: int, sample: Sample, heat: Tensor, hit: float | None) -> None:
+        from xaibench.reports.figures import Tile
+
+        collector = self.collectors.get(explainer)
+        peak = None if hit is None or math.isnan(hit) else hit >= 0.5
+        if collector is None or not collector.wants(target, peak):
+            return
+        image = sample.image.mean(axis=0)
+        collector.offer(
+            target, Tile(image, heat.cpu().numpy(), sample.regions.get(target), sample.id, self.classes[target], peak)
+        )
+
+    def write(self, run: Run) -> None:
+        from xaibench.reports.figures import contact_sheet
+
+        assert run.directory is not None
+        for name, collector in self.collectors.items():
+            if tiles := collector.tiles():
+                path = run.directory / f"contact-sheet-{name.replace(':', '-').replace('/', '-')}.png"
+                contact_sheet(tiles, explainer=name, classifier=run.classifier, benchmark=run.benchmark.name, path=path)
+
+
+def _selection_note(spec: ClassifierSpec) -> list[str]:
+    if spec.recipe.selection != "paper":
+        return []
+    return ['biased: the epoch was chosen on the test images (selection = "paper")']
+
+
+def _failure_notes(records: Records) -> list[str]:
+    return [f"explainer {name} was given up: {reason}" for name, reason in records.failed.items()]
+
+
+def _record(
+    classifier: Classifier,
+    spec: ClassifierSpec,
+    checkpoint: Checkpoint,
+    splits: Splits,
+    records: Records,
+    seconds: float,
+    batch_size: int,
+) -> dict[str, Any]:
+    images = len(splits.test)
+    return {
+        "weights": {
+            "sha256": hash_tensors(classifier.trained_state().items()),
+            "source": f"recipe {checkpoint.making.hash[:12]}, on {classifier.weights.source}",
+            "recipe_hash": checkpoint.making.hash,
+            "pretrained": asdict(classifier.weights),
+            "history": checkpoint.history,
+        },
+        "classifier_options": dict(spec.options),
+        "recipe": spec.recipe.model_dump(mode="json"),
+        "data": {name: getattr(splits, name).fingerprint for name in ("train", "val", "test")},
+        "test": {"images": images, "patients": len(set(splits.test.patients)), "pairs": len(records.pair_images)},
+        "failed": records.failed,
+        "seconds": {"total": round(seconds, 2)} | {name: round(spent, 3) for name, spent in records.seconds.items()},
+        "batch_size": batch_size,
+        "device": str(classifier.device),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides numbers."""
+    found = {"xaibench": xaibench.__version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found | {"torch": torch.__version__}
+
+
+def _image_rows(split: Split, records: Records) -> Any:
+    for explainer, values in records.values.items():
+        for pair, (image, target) in enumerate(zip(records.pair_images, records.pair_targets, strict=True)):
+            where = {"image": split.ids[image], "patient": split.patients[image], "class": split.classes[target]}
+            for column, metric in enumerate(records.columns):
+                yield {
+                    **where,
+                    "explainer": explainer,
+                    "metric": metric,
+                    "value": values[pair, column],
+                    "chance": records.chance[pair, column],
+                }
+
+
+def _prediction_rows(split: Split, records: Records) -> list[dict[str, Any]]:
+    rows = []
+    for index, logits in enumerate(records.logits):
+        row: dict[str, Any] = {"image": split.ids[index], "patient": split.patients[index]}
+        row |= {f"logit:{name}": float(value) for name, value in zip(split.classes, logits, strict=True)}
+        row |= {f"label:{name}": int(value) for name, value in zip(split.classes, split.labels[index], strict=True)}
+        rows.append(row)
+    return rows
+
+
+def raise_if_failed(run: Run) -> None:
+    """Raise when an explainer that was asked for gave no scores; the rest of the run is kept.
+
+    Raises:
+        XaibenchError: names the explainers and the reasons.
+    """
+    failed = {name: reason for name, reason in dict(run.record.get("failed", {})).items() if name in run.explainers}
+    if failed:
+        name, reason = next(iter(failed.items()))
+        raise XaibenchError(f"explainer {name} failed ({reason}); the other scores are kept in {run.directory}")

@@ -1,0 +1,190 @@
+"""A run: one classifier, its explainers, one benchmark, on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xaibench.benchmark import Benchmark
+from xaibench.errors import XaibenchError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MACRO = "macro"
+"""The class name of a score averaged over the classes."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number with what is needed to judge it."""
+
+    classifier: str
+    explainer: str | None
+    """None: a score of the classifier itself."""
+    metric: str
+    """The registered name; a point of a curve has its abscissa behind it: ``visible_in_box@0.50``."""
+    class_name: str
+    """A class, or "macro": the mean over the classes."""
+    value: float | None
+    """None: undefined on every image."""
+    low: float | None
+    high: float | None
+    """The interval's ends, at the benchmark's confidence."""
+    chance: float | None
+    """What a map (a score) that knows nothing gets on the same images."""
+    n: int
+    """Images, or (image, class) pairs, that went in, undefined ones among them."""
+    patients: int
+    nan: int
+    """Pairs on which the metric is undefined; they are left out of the mean."""
+    constant: int = 0
+    """Pairs whose map is constant (all-zero ones too)."""
+    interval: str = "percentile"
+    """How the interval was made."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the score as a JSON object; ``class_name`` is called ``class``."""
+        table = dict(self.__dict__)
+        table["class"] = table.pop("class_name")
+        return table
+
+    @classmethod
+    def from_json(cls, table: Mapping[str, Any]) -> Score:
+        """Read what `to_json` gave."""
+        values = dict(table)
+        values["class_name"] = values.pop("class")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The result of evaluating one classifier and its explainers by one benchmark.
+
+    Attributes:
+        directory: where it is kept, None if it was not saved.
+        benchmark: the protocol.
+        classifier: the classifier's name.
+        explainers: names of the explainers asked for, in that order.
+        baselines: names of the baselines beside them.
+        scores: every score, classification first.
+        record: versions, hashes, options, counts, seconds: what a reader needs to make it again.
+        notes: what the user should know (a prior box from test boxes, undefined maps, a biased selection).
+        images: per-image scores, one row for each (image, class, explainer); read from disk on demand.
+    """
+
+    benchmark: Benchmark
+    classifier: str
+    explainers: tuple[str, ...]
+    baselines: tuple[str, ...]
+    scores: tuple[Score, ...]
+    record: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    directory: Path | None = None
+
+    def select(
+        self, *, explainer: str | None = None, metric: str | None = None, class_name: str | None = None
+    ) -> list[Score]:
+        """Return the scores that match everything given."""
+        return [
+            score
+            for score in self.scores
+            if (explainer is None or score.explainer == explainer)
+            and (metric is None or score.metric == metric)
+            and (class_name is None or score.class_name == class_name)
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return ``{"run": {...}, "scores": [...]}``."""
+        run = {
+            "directory": str(self.directory) if self.directory else None,
+            "classifier": self.classifier,
+            "explainers": list(self.explainers),
+            "baselines": list(self.baselines),
+            "benchmark": self.benchmark.model_dump(mode="json"),
+            "benchmark_hash": self.benchmark.hash,
+            "notes": list(self.notes),
+            **self.record,
+        }
+        return {"run": run, "scores": [score.to_json() for score in self.scores]}
+
+    def images(self) -> pd.DataFrame:
+        """Read the per-image scores: image, patient, class, explainer, metric, value, chance.
+
+        Raises:
+            XaibenchError: the run was not saved, or its table is damaged.
+        """
+        return self._table("scores.parquet")
+
+    def predictions(self) -> pd.DataFrame:
+        """Read the predictions: image, patient, and for each class ``logit:CLASS`` and ``label:CLASS``."""
+        return self._table("predictions.parquet")
+
+    def _table(self, name: str) -> pd.DataFrame:
+        import pandas as pd
+
+        if self.directory is None:
+            raise XaibenchError("this run was not saved: give evaluate(..., out=DIR)")
+        try:
+            return pd.read_parquet(self.directory / name)
+        except (OSError, ValueError) as error:
+            raise XaibenchError(f"can't read {self.directory / name}: {error}") from error
+
+    @classmethod
+    def load(cls, directory: Path) -> Run:
+        """Read a run from its directory.
+
+        Raises:
+            XaibenchError: no ``run.json`` there, or it is damaged.
+        """
+        path = directory / "run.json"
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))
+            record = dict(table["run"])
+            for known in ("directory", "benchmark_hash"):
+                record.pop(known)
+            return cls(
+                benchmark=Benchmark.model_validate(record.pop("benchmark")),
+                classifier=record.pop("classifier"),
+                explainers=tuple(record.pop("explainers")),
+                baselines=tuple(record.pop("baselines")),
+                scores=tuple(Score.from_json(score) for score in table["scores"]),
+                notes=tuple(record.pop("notes")),
+                record=record,
+                directory=directory,
+            )
+        except FileNotFoundError as error:
+            raise XaibenchError(f"{directory} is no run: it has no run.json") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise XaibenchError(f"{path} is damaged: {type(error).__name__} {error}") from error
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Call ``write(part)`` on a file beside `path` and put it in place in one step, or leave `path` as it was."""
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_run(run: Run, images: Iterable[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]) -> None:
+    """Write a run into its directory: the tables, then ``run.json``, each whole or not at all."""
+    import pandas as pd
+
+    assert run.directory is not None
+    run.directory.mkdir(parents=True, exist_ok=True)
+    columns = ["image", "patient", "class", "explainer", "metric", "value", "chance"]
+    scores = pd.DataFrame(list(images), columns=columns)
+    for column in ("patient", "class", "explainer", "metric"):
+        scores[column] = scores[column].astype("category")
+    write_atomically(run.directory / "scores.parquet", lambda part: scores.to_parquet(part, index=False))
+    table = pd.DataFrame(list(predictions))
+    write_atomically(run.directory / "predictions.parquet", lambda part: table.to_parquet(part, index=False))
+    text = json.dumps(run.to_json(), indent=1, ensure_ascii=False) + "\n"
+    write_atomically(run.directory / "run.json", lambda part: part.write_text(text, encoding="utf-8"))

@@ -1,0 +1,228 @@
+"""From names to things: splits, a classifier with its weights, explainers that apply, metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xaibench import registry
+from xaibench.benchmark import Benchmark, ClassifierSpec, Recipe
+from xaibench.classifiers.base import Classifier
+from xaibench.datasets.base import Splits
+from xaibench.errors import NotApplicableError, UsageError, WeightsError
+from xaibench.explainers.base import Explainer
+from xaibench.harness.stream import MapMetric
+from xaibench.memory import keep_freed_memory
+from xaibench.metrics.base import Metric
+from xaibench.plugins import build
+from xaibench.progress import Progress
+from xaibench.training.checkpoint import (
+    Checkpoint,
+    Making,
+    checkpoint_path,
+    find_checkpoint,
+    load_weights,
+    read_checkpoint,
+)
+
+
+def load_splits(benchmark: Benchmark, data_root: Path | None) -> Splits:
+    """Build the benchmark's dataset.
+
+    Raises:
+        DataError: data missing or damaged.
+        UsageError: an option or class that the dataset does not have.
+    """
+    splits = build(
+        "datasets",
+        benchmark.dataset.name,
+        classes=benchmark.classes,
+        input_size=benchmark.input_size,
+        data_root=data_root,
+        options=dict(benchmark.dataset.options),
+    )
+    assert isinstance(splits, Splits)
+    return splits
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of that name, ready for work; "auto" is the first GPU where there is one, else the CPU.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    keep_freed_memory()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"no device {name!r} here ({str(error).splitlines()[0][:100]}): use --device cpu") from error
+    return device
+
+
+def make_classifier(name: str, spec: ClassifierSpec, benchmark: Benchmark) -> Classifier:
+    """Make a classifier by a benchmark's options, its trained part still untrained."""
+    options: Mapping[str, Any] = {"seed": spec.recipe.seed, **spec.options}
+    made = build("classifiers", name, classes=benchmark.classes, input_size=benchmark.input_size, **options)
+    assert isinstance(made, Classifier)
+    return made
+
+
+def obtain_weights(
+    name: str,
+    classifier: Classifier,
+    spec: ClassifierSpec,
+    benchmark: Benchmark,
+    splits: Splits,
+    *,
+    given: Path | None = None,
+    retrain: bool = False,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Load the checkpoint that the recipe makes, training it first where there is none.
+
+    Args:
+        given: a checkpoint to use instead; it must have been made by the same recipe on the same data.
+        retrain: train even if there is one.
+
+    Raises:
+        WeightsError: `given` was made otherwise (says how), or a file is damaged.
+    """
+    progress = progress or Progress()
+    making = Making.of(name, spec, benchmark, splits)
+    if given is not None:
+        checkpoint = read_checkpoint(given)
+        if differences := making.differences(checkpoint.making):
+            more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+            raise WeightsError(
+                f"{given} was made by another recipe: here {'; '.join(differences[:3])}{more}. Leave --checkpoint out "
+                "to train by this one, or give the benchmark it was made for"
+            )
+        load_weights(classifier, checkpoint)
+        return checkpoint
+    found = None if retrain else find_checkpoint(benchmark.name, making)
+    if found is not None:
+        load_weights(classifier, found)
+        return found
+    path = checkpoint_path(benchmark.name, making)
+    classifier.optimized()
+    seconds = expected_seconds(classifier, spec.recipe, splits)
+    progress.say(
+        f"training {name}: {spec.recipe.epochs} epochs of {len(splits.train):,} images, about {duration(seconds)} on "
+        f"{classifier.device.type}; kept in {path}"
+    )
+    from xaibench.training.train import train  # Lightning takes seconds to import
+
+    return train(classifier, splits, spec.recipe, making, path, progress)
+
+
+def expected_seconds(classifier: Classifier, recipe: Recipe, splits: Splits) -> float:
+    """Estimate how long training takes, from one timed batch without gradients: a step costs about three of them."""
+    images = torch.rand(recipe.batch_size, 3, classifier.input_size, classifier.input_size, device=classifier.device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    was_training = classifier.training
+    classifier.eval()
+    with torch.no_grad():
+        z, features = _timed(lambda: classifier.features(images))
+        head = _timed(lambda: classifier.head(z, images))[1]
+    classifier.train(was_training)
+    train, held_out = len(splits.train) / recipe.batch_size, len(splits.val) / recipe.batch_size
+    if classifier.body_is_frozen:
+        once = features * (train * (1 + recipe.flip) + held_out)
+        return once + recipe.epochs * head * (3 * train + held_out)
+    return recipe.epochs * (features + head) * (3 * train + held_out)
+
+
+def _timed(call: Callable[[], Tensor]) -> tuple[Tensor, float]:
+    """Return what a call gives and the seconds that its second time takes: the first one warms up."""
+    call()
+    began = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - began
+
+
+def duration(seconds: float) -> str:
+    """Say a duration.
+
+    >>> duration(42), duration(600), duration(9000)
+    ('1 minute', '10 minutes', '2.5 hours')
+    """
+    minutes = max(1, round(seconds / 60))
+    if minutes >= 100:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{minutes} minute{'s' * (minutes > 1)}"
+
+
+def make_explainers(
+    names: Sequence[str], baselines: Sequence[str], classifier: Classifier, splits: Splits
+) -> tuple[dict[str, Explainer], dict[str, Explainer], list[str]]:
+    """Make the explainers asked for and the benchmark's baselines, all prepared and checked.
+
+    Where the data has no box to learn a prior from, `prior_box` gives way to `oracle_prior_box`, so named.
+
+    Returns:
+        Explainers, baselines, and notes for the user.
+
+    Raises:
+        NotApplicableError: an explainer asked for does not apply to the classifier or the data.
+    """
+    notes: list[str] = []
+    asked = {name: _ready(name, classifier, splits) for name in dict.fromkeys(names)}
+    beside: dict[str, Explainer] = {}
+    for name in baselines:
+        if name in asked:
+            continue
+        try:
+            beside[name] = _ready(name, classifier, splits)
+        except NotApplicableError as error:
+            if name != "prior_box":
+                notes.append(f"baseline {name} left out: {error}")
+            elif "oracle_prior_box" not in asked:
+                try:
+                    beside["oracle_prior_box"] = _ready("oracle_prior_box", classifier, splits)
+                    notes.append(
+                        "no boxes in training or validation: the prior box is made of the test boxes "
+                        "(oracle_prior_box), an upper bound that has seen the answers"
+                    )
+                except NotApplicableError:
+                    notes.append("no boxes in the test split: no localization is scored")
+    return asked, beside, notes
+
+
+def _ready(name: str, classifier: Classifier, splits: Splits) -> Explainer:
+    explainer = build("explainers", name)
+    assert isinstance(explainer, Explainer)
+    explainer.check(classifier)
+    explainer.prepare(splits)
+    return explainer
+
+
+def load_metrics(benchmark: Benchmark) -> tuple[list[Metric], list[MapMetric]]:
+    """Return the benchmark's classification metrics and its localization metrics.
+
+    Raises:
+        PluginError: an unknown metric.
+        UsageError: a parameter that the metric does not have.
+    """
+    classification: list[Metric] = []
+    localization: list[MapMetric] = []
+    for spec in benchmark.metrics:
+        metric = registry.get("metrics", spec.name).load()
+        assert isinstance(metric, Metric)
+        unknown = sorted(set(spec.parameters) - set(metric.parameters))
+        if unknown:
+            raise UsageError(
+                f"metric {spec.name!r} has no parameter {unknown[0]!r}; it has {', '.join(metric.parameters) or 'none'}"
+            )
+        if metric.category == "classification":
+            classification.append(metric)
+        else:
+            localization.append(MapMetric(metric, dict(spec.parameters)))
+    return classification, localization

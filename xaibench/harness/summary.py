@@ -1,0 +1,179 @@
+"""From per-image numbers to the table: means, chance levels, and intervals that resample patients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import logsumexp
+
+from xaibench.benchmark import Benchmark
+from xaibench.datasets.base import Split
+from xaibench.harness.run import MACRO, Score
+from xaibench.harness.stream import MapMetric, Records
+from xaibench.metrics.base import Metric
+from xaibench.statistics import Interval, Intervals, Resampling, auc_intervals, mean_intervals
+
+Array = npt.NDArray[np.float64]
+
+
+def class_scores(logits: Array, task: str) -> Array:
+    """Return the scores (N, K) that rank images in a class's ROC curve, from logits (N, K).
+
+    Multi-class: the log-odds of the softmax probability, which rank as the probability does but never tie at 0 or 1.
+    Multi-label: the logits.
+
+    >>> class_scores(np.array([[2.0, 1.0]]), "multiclass").tolist()
+    [[1.0, -1.0]]
+    """
+    if task == "multilabel":
+        return logits
+    others = [logsumexp(np.delete(logits, k, axis=1), axis=1) for k in range(logits.shape[1])]
+    scores: Array = logits - np.stack(others, axis=1)
+    return scores
+
+
+def summarize(
+    classifier: str,
+    benchmark: Benchmark,
+    split: Split,
+    records: Records,
+    classification: Sequence[Metric],
+    localization: Sequence[MapMetric],
+) -> list[Score]:
+    """Return every score of the classifier, then of each explainer: class by class, then the mean over classes."""
+    spec = benchmark.statistics
+    resampling = Resampling(split.patients, resamples=spec.resamples, seed=spec.seed)
+    options: dict[str, Any] = {
+        "confidence": spec.confidence,
+        "method": spec.method,
+        "resampling": resampling,
+    }
+    scores = class_scores(records.logits, benchmark.task)
+    found: list[Score] = []
+    for metric in classification:
+        found += _classification(classifier, metric, scores, split, options)
+    bounds = {name: spec.metric.range for spec in localization for name in spec.names()}
+    for explainer, values in records.values.items():
+        for column, name in enumerate(records.columns):
+            pairs = _Pairs(split, records, records.constant[explainer])
+            found += pairs.scores(
+                classifier, explainer, name, values[:, column], records.chance[:, column], bounds[name], options
+            )
+    return found
+
+
+def _classification(
+    classifier: str, metric: Metric, scores: Array, split: Split, options: Mapping[str, Any]
+) -> Iterator[Score]:
+    labels = np.asarray(split.labels)
+    values = [float(metric(scores[:, k], labels[:, k])) for k in range(len(split.classes))]
+    intervals = auc_intervals(scores, labels, split.patients, **options)
+    patients = len(set(split.patients))
+    chance = metric.chance if isinstance(metric.chance, float) else None
+    for name, value, interval in _with_macro(split.classes, values, intervals):
+        undefined = 0 if np.isfinite(value) else len(split)
+        yield _score(classifier, None, metric.name, name, value, interval, chance, len(split), patients, undefined, 0)
+
+
+class _Pairs:
+    """The (image, class) pairs of a split, by class."""
+
+    def __init__(self, split: Split, records: Records, constant: npt.NDArray[np.bool_]) -> None:
+        self.split, self.images, self.targets, self.constant = (
+            split,
+            records.pair_images,
+            records.pair_targets,
+            constant,
+        )
+        self.present = [k for k in range(len(split.classes)) if (self.targets == k).any()]
+
+    def scores(
+        self,
+        classifier: str,
+        explainer: str,
+        metric: str,
+        values: Array,
+        chance: Array,
+        bounds: tuple[float, float],
+        options: Mapping[str, Any],
+    ) -> Iterator[Score]:
+        """Yield one metric's score for each class that has regions, then the mean over those classes."""
+        if not self.present:
+            return
+        table = np.full((len(self.split), len(self.present)), np.nan)
+        for column, target in enumerate(self.present):
+            rows = self.targets == target
+            table[self.images[rows], column] = values[rows]
+        intervals = mean_intervals(table, self.split.patients, bounds=bounds, **options)
+        means = [_mean(table[:, column]) for column in range(len(self.present))]
+        levels = [_mean(chance[self.targets == target]) for target in self.present]
+        groups: list[npt.NDArray[np.bool_]] = [self.targets == target for target in self.present]
+        groups.append(np.ones(len(self.targets), dtype=bool))
+        names = [self.split.classes[target] for target in self.present]
+        for (name, value, interval), level, rows in zip(
+            _with_macro(names, means, intervals), [*levels, _mean(np.array(levels))], groups, strict=True
+        ):
+            patients = len({self.split.patients[image] for image in self.images[rows]})
+            undefined, constant = int(np.isnan(values[rows]).sum()), int(self.constant[rows].sum())
+            yield _score(
+                classifier,
+                explainer,
+                metric,
+                name,
+                value,
+                interval,
+                level,
+                int(rows.sum()),
+                patients,
+                undefined,
+                constant,
+            )
+
+
+def _with_macro(
+    names: Sequence[str], values: Sequence[float], intervals: Intervals
+) -> Iterator[tuple[str, float, Interval]]:
+    yield from zip(names, values, intervals.columns, strict=True)
+    yield MACRO, _mean(np.array(values)), intervals.macro
+
+
+def _mean(values: Array) -> float:
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
+
+
+def _score(
+    classifier: str,
+    explainer: str | None,
+    metric: str,
+    name: str,
+    value: float,
+    interval: Interval,
+    chance: float | None,
+    n: int,
+    patients: int,
+    undefined: int,
+    constant: int,
+) -> Score:
+    return Score(
+        classifier=classifier,
+        explainer=explainer,
+        metric=metric,
+        class_name=name,
+        value=_finite(value),
+        low=_finite(interval.low),
+        high=_finite(interval.high),
+        chance=None if chance is None else _finite(chance),
+        n=n,
+        patients=patients,
+        nan=undefined,
+        constant=constant,
+        interval=interval.method,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,183 @@
+"""Batched steps that localization metrics share: maps (B, H, W) float, masks (B, H, W) bool.
+
+Every step treats each image on its own, and every reduction has a fixed order inside an image, so that a score is the
+same, bit for bit, for any batch size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from xaibench.errors import UsageError
+
+TIE = 1e-6
+"""Share of a map's range within which two values count as equal maxima: some ten roundings of float32."""
+
+CHUNK_PIXELS = 2**22
+"""Pixels worked on at once where a step needs several float64 copies: bounds the memory for large maps."""
+
+
+def check_maps(maps: Tensor, masks: Tensor | None) -> None:
+    """Raise `UsageError` unless `maps` is (B, H, W) floating and `masks` bool of the same shape and device."""
+    if maps.ndim != 3 or not maps.is_floating_point():
+        raise UsageError(f"maps must be (B, H, W) floating, got {tuple(maps.shape)} {maps.dtype}: stack or cast them")
+    if masks is None:
+        return
+    if masks.shape != maps.shape or masks.dtype != torch.bool:
+        raise UsageError(
+            f"masks must be bool of the maps' shape {tuple(maps.shape)}, got {tuple(masks.shape)} {masks.dtype}: "
+            "rasterize the regions in the maps' frame"
+        )
+    if masks.device != maps.device:
+        raise UsageError(f"masks on {masks.device}, maps on {maps.device}: move them to one device")
+
+
+def undefined(maps: Tensor, masks: Tensor | None = None) -> Tensor:
+    """Return (B,) bool: True for a map that is constant or not finite, and for an empty mask."""
+    low, high = maps.amin((-2, -1)), maps.amax((-2, -1))  # NaN propagates through both
+    bad = ~(torch.isfinite(low) & torch.isfinite(high) & (high > low))
+    return bad if masks is None else bad | ~masks.any(-1).any(-1)
+
+
+def maxima(maps: Tensor) -> Tensor:
+    """Return (B, H, W) bool: where a map reaches its maximum, to within a millionth of its range.
+
+    A low-resolution map brought up bilinearly has plateaus at its borders, equal but for the last bit; which of their
+    pixels that bit favours depends on the batch size and the machine, and must not decide a hit.
+    """
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    return maps >= high - TIE * (high - low)
+
+
+def nan_where(bad: Tensor, scores: Tensor) -> Tensor:
+    """Return the (B, ...) scores with NaN in the rows where `bad` (B,) holds."""
+    return scores.masked_fill(bad.reshape(-1, *[1] * (scores.ndim - 1)), math.nan)
+
+
+def total(values: Tensor) -> Tensor:
+    """Return the (B,) float64 sums. Row by row: a sum over a whole image may be split between threads when B = 1."""
+    return values.sum(-1, dtype=torch.float64).sum(-1)
+
+
+def share(part: Tensor, whole: Tensor) -> Tensor:
+    """Return (B,) float64 in [0, 1]: how much of `whole` (bool) is also in `part` (bool); NaN for an empty whole."""
+    return (part & whole).sum((-2, -1)).double() / whole.sum((-2, -1)).double()
+
+
+def area(masks: Tensor) -> Tensor:
+    """Return (B,) float64: the share of the image that each mask covers; NaN for an empty mask."""
+    covered = masks.sum((-2, -1)).double() / (masks.shape[-2] * masks.shape[-1])
+    return nan_where(covered == 0, covered)
+
+
+def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Split tensors of one (B, H, W) shape along B into pieces of about `CHUNK_PIXELS`."""
+    step = max(1, CHUNK_PIXELS // max(1, tensors[0].shape[-2] * tensors[0].shape[-1]))
+    yield from zip(*(torch.split(tensor, step) for tensor in tensors), strict=True)
+
+
+def dilate(masks: Tensor, radius: float) -> Tensor:
+    """Return the pixels whose centre lies less than `radius` (pixels, Euclidean) from the centre of one in the mask.
+
+    The mask itself always belongs. The distance transform runs on the CPU, over the mask's bounding box and a margin.
+    """
+    grown = masks.cpu().numpy().copy()
+    margin = math.ceil(radius)
+    for mask in grown if margin > 0 else ():
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if not len(rows):
+            continue
+        window = mask[
+            max(0, rows[0] - margin) : rows[-1] + margin + 1, max(0, columns[0] - margin) : columns[-1] + margin + 1
+        ]
+        window |= ndimage.distance_transform_edt(~window) < radius
+    return torch.from_numpy(grown).to(masks.device)
+
+
+def visible_share(maps: Tensor, masks: Tensor | None, thresholds: Sequence[float]) -> Tensor:
+    """Return (B, T) float64: share of each mask (None: of the image) where the displayed map exceeds each threshold.
+
+    The displayed map is the positive part over the image's largest value; nothing is displayed of a map without
+    positive values. NaN for an empty mask.
+
+    Raises:
+        UsageError: no threshold, or one outside [0, 1).
+    """
+    if not len(thresholds) or not all(0 <= threshold < 1 for threshold in thresholds):
+        raise UsageError(f"thresholds must be numbers in [0, 1), got {list(thresholds)}")
+    levels, order = torch.tensor(thresholds, dtype=torch.float64, device=maps.device).sort()
+    pieces = chunks(maps) if masks is None else chunks(maps, masks)
+    counts = torch.cat([_exceeding(*piece, levels=levels) for piece in pieces] or [levels.new_zeros(0, len(levels))])
+    pixels = maps.shape[-2] * maps.shape[-1] if masks is None else masks.sum((-2, -1)).double().unsqueeze(-1)
+    return counts[:, order.argsort()] / pixels
+
+
+def _exceeding(maps: Tensor, masks: Tensor | None = None, *, levels: Tensor) -> Tensor:
+    """Return (B, T) float64 counts of the mask's pixels whose displayed value exceeds each of the sorted levels."""
+    peaks = maps.amax((-2, -1)).double()
+    peaks = torch.where(peaks > 0, peaks, math.inf)  # displays nothing
+    images = torch.arange(len(maps), device=maps.device)[:, None, None]
+    if masks is None:
+        values = maps.double()
+    else:
+        images, values = images.expand_as(maps)[masks], maps[masks].double()
+    passed = torch.bucketize(values / peaks[images], levels)  # how many levels lie strictly below
+    slots = len(levels) + 1
+    histogram = torch.bincount((images * slots + passed).flatten(), minlength=len(maps) * slots).reshape(-1, slots)
+    return histogram.flip(-1).cumsum(-1).flip(-1)[:, 1:].double()
+
+
+def otsu_threshold(levels: Tensor) -> Tensor:
+    """Return (B,) int64: Otsu's threshold of (B, P) int64 grey levels in 0..255; foreground is strictly above it.
+
+    The smallest level that maximises the variance between the two classes (Otsu 1979), as OpenCV's THRESH_OTSU and
+    scikit-image's threshold_otsu choose it. Sums of counts are whole numbers in float64, so ties are exact.
+
+    >>> otsu_threshold(torch.tensor([[0, 0, 10, 200, 210]])).tolist()
+    [10]
+    """
+    offsets = 256 * torch.arange(len(levels), device=levels.device)[:, None]
+    counts = torch.bincount((levels + offsets).flatten(), minlength=256 * len(levels)).reshape(-1, 256).double()
+    below = counts.cumsum(-1)
+    moment = (counts * torch.arange(256, device=levels.device)).cumsum(-1)
+    number, mean = below[:, -1:], moment[:, -1:]
+    between = (mean * below - number * moment).square() / (below * (number - below))
+    return between.nan_to_num(nan=-1.0).argmax(-1)  # 0/0 where a class is empty
+
+
+def otsu_segmentation(maps: Tensor, *, holes: bool) -> Tensor:
+    """Return (B, H, W) bool: the 8-bit, min-max scaled maps above Otsu's threshold, holes filled if asked.
+
+    A constant or non-finite map has no segmentation; its pixels are meaningless.
+    """
+    parts = []
+    for (chunk,) in chunks(maps):
+        scaled = chunk.double()
+        low = scaled.amin((-2, -1), keepdim=True)
+        scaled = (scaled - low) / (scaled.amax((-2, -1), keepdim=True) - low)
+        levels = (255 * scaled.nan_to_num(nan=0.0)).long().clamp(0, 255)  # truncated, as numpy.uint8 does
+        parts.append(levels > otsu_threshold(levels.flatten(1))[:, None, None])
+    segments = torch.cat(parts) if parts else torch.zeros_like(maps, dtype=torch.bool)
+    return fill_holes(segments) if holes else segments
+
+
+def fill_holes(segments: Tensor) -> Tensor:
+    """Add to each (H, W) segment the background that no path of 4-neighbours joins to the image's border.
+
+    Labels on the CPU; the same result as scipy.ndimage.binary_fill_holes on each image, in one pass over the batch.
+    """
+    background = ~segments.cpu().numpy()
+    neighbours = np.zeros((3, 3, 3), dtype=bool)
+    neighbours[1] = ndimage.generate_binary_structure(2, 1)  # no link between images
+    labels, count = ndimage.label(background, neighbours)
+    outside = np.zeros(count + 1, dtype=bool)
+    for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
+        outside[edge.ravel()] = True
+    outside[0] = False  # the segment itself
+    return torch.from_numpy(~outside[labels]).to(segments.device)

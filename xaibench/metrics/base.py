@@ -1,0 +1,80 @@
+"""A metric: a pure batched function, and what a table must know to show its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:  # declaring a metric needs no torch
+    from torch import Tensor
+
+Category = Literal["classification", "localization", "faithfulness", "robustness", "randomization", "complexity"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of maps (or of logits) with its declaration. Make one with `@metric`.
+
+    Localization metrics are called as ``compute(maps, masks, **parameters)`` with `maps` (B, H, W) float and `masks`
+    (B, H, W) bool in one frame, and return (B,) float, one score an image, NaN where undefined (empty mask, constant or
+    non-finite map); a curve returns (B, T). ``chance(masks, **parameters)`` returns the score expected of a map that
+    knows nothing, of the same shape. Classification metrics are called as ``compute(scores, labels)``, both (N,), and
+    return one number.
+    """
+
+    name: str
+    compute: Callable[..., Any]
+    category: Category
+    direction: Literal["higher", "lower"]
+    range: tuple[float, float]
+    reference: str
+    title: str
+    chance: Callable[..., Tensor] | float | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Defaults; a benchmark may set others."""
+    curve: str | None = None
+    """For a metric that returns (B, T): the parameter whose T values are its abscissa."""
+    headline: bool = True
+    """Shown in the short table (a curve: at the value `headline_at`)."""
+    headline_at: float | None = None
+
+    def __call__(self, *args: Any, **parameters: Any) -> Any:
+        return self.compute(*args, **{**self.parameters, **parameters})
+
+
+def metric(
+    name: str,
+    *,
+    category: Category,
+    direction: Literal["higher", "lower"],
+    range: tuple[float, float],
+    reference: str,
+    title: str,
+    chance: Callable[..., Tensor] | float | None = None,
+    curve: str | None = None,
+    headline: bool = True,
+    headline_at: float | None = None,
+    **parameters: Any,
+) -> Callable[[Callable[..., Any]], Metric]:
+    """Declare the decorated function as a metric; keyword arguments left over are its default parameters."""
+
+    def wrap(compute: Callable[..., Any]) -> Metric:
+        made = Metric(
+            name=name,
+            compute=compute,
+            category=category,
+            direction=direction,
+            range=range,
+            reference=reference,
+            title=title,
+            chance=chance,
+            parameters=parameters,
+            curve=curve,
+            headline=headline,
+            headline_at=headline_at,
+        )
+        object.__setattr__(made, "__doc__", compute.__doc__)
+        return made
+
+    return wrap

@@ -1,0 +1,50 @@
+"""Classification metrics: does the classifier tell the classes apart? Called as ``metric(scores, labels)``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import roc_auc_score
+
+from xaibench.errors import UsageError
+from xaibench.metrics.base import metric
+
+
+def _vector(values: Any) -> npt.NDArray[Any]:
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+
+
+@metric(
+    "roc_auc",
+    category="classification",
+    direction="higher",
+    range=(0.0, 1.0),
+    title="ROC-AUC",
+    reference="Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747; computed by scikit-learn",
+    chance=0.5,
+)
+def roc_auc(scores: Any, labels: Any) -> float:
+    """Area under the ROC curve of one class: the chance that a positive outranks a negative, ties counted half.
+
+    Args:
+        scores: (N,) logits or probabilities, array or tensor; only their order matters.
+        labels: (N,) 0 or 1.
+
+    Returns:
+        The area in [0, 1]; NaN when only one class is there or a score is NaN.
+
+    Raises:
+        UsageError: different lengths, or labels other than 0 and 1.
+
+    >>> roc_auc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])
+    0.75
+    """
+    score, label = _vector(scores), _vector(labels)
+    if score.ndim != 1 or score.shape != label.shape or not np.isin(label, (0, 1)).all():
+        raise UsageError(f"roc_auc needs scores and 0/1 labels of one length, got {score.shape} and {label.shape}")
+    if label.min(initial=1) == label.max(initial=0) or len(label) == 0 or np.isnan(score).any():
+        return math.nan
+    return float(roc_auc_score(label, score))

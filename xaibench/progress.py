@@ -1,0 +1,20 @@
+"""How long work tells its caller how far it is; the command line draws bars from it, a library call is silent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass
+class Progress:
+    """Callbacks; each may be replaced."""
+
+    stage: Callable[[str, int], None] = lambda name, total: None
+    """A stage begins: its name and its number of steps."""
+    advance: Callable[[int], None] = lambda steps: None
+    """So many steps of the stage are done."""
+    epoch: Callable[[Mapping[str, float]], None] = lambda record: None
+    """An epoch of training has ended: epoch, loss, auc."""
+    say: Callable[[str], None] = lambda text: None
+    """Something the user should know now."""

@@ -1,0 +1,348 @@
+"""Contact sheets: X-rays with the coloured map over them and the lesion's box in blue, hits and misses."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from PIL import Image
+
+from xaibench.errors import UsageError, XaibenchError
+from xaibench.harness.run import write_atomically
+from xaibench.types import FloatArray, Frame, Region
+
+FOR = ((1.0, 0.62, 0.10), (0.93, 0.03, 0.03))
+"""Weak and strong evidence for the class: amber to red, ever more opaque."""
+AGAINST = (0.0, 0.62, 0.45)
+"""Evidence against: bluish green (Okabe and Ito), fainter, so that it reads as less to colour-blind eyes too."""
+BOX = "#2e8bff"
+_OPACITY_FOR, _OPACITY_AGAINST = 0.85, 0.30
+
+_FONT = "DejaVu Sans"  # comes with matplotlib: the same letters everywhere
+_TILE, _GAP, _LEFT, _RIGHT = 1.75, 0.10, 0.15, 0.95  # inches
+_LEAST_WIDTH = 6.4  # the legend's
+_HEAD, _NAME, _CAPTION, _ROW_GAP, _FOOT = 1.05, 0.34, 0.36, 0.16, 0.10
+_DPI, _LEAST_DPI, _MAX_BYTES = 200, 40.0, 1_900_000
+_LEAST_BYTES_PER_PIXEL = 0.25  # of sheets seen: it spares drawing at a resolution that is too high for sure
+_SIX_BITS = np.round(np.round(np.arange(256) / 255 * 63) / 63 * 255).astype(np.uint8)
+_MOST_ROWS_WITH_PLAIN = 6
+_LEGEND = (
+    "Red: evidence for the row's class; green: evidence against it. Blue box: the lesion. White cross: the map's peak.",
+    "Full colour: the largest absolute value of the maps in the row (numbers at the bar). Hit: the peak is in a box.",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """One image with the map of one class.
+
+    Args:
+        image: (H, W) float in [0, 1], grey.
+        map: (H, W) float, signed, as the explainer gave it.
+        region: where the class is; None for an image without boxes.
+        image_id: shown below.
+        class_name: the class explained.
+        hit: whether the map's peak is in the region; None where there is none.
+        score: a number for the caption (None: no number), and what it is.
+        score_name: "energy", for example.
+
+    Raises:
+        UsageError: image and map are not two-dimensional or differ in shape.
+    """
+
+    image: FloatArray
+    map: FloatArray
+    region: Region | None
+    image_id: str
+    class_name: str
+    hit: bool | None = None
+    score: float | None = None
+    score_name: str = "energy"
+
+    def __post_init__(self) -> None:
+        if np.ndim(self.image) != 2 or np.shape(self.image) != np.shape(self.map):
+            raise UsageError(
+                f"tile {self.image_id!r}: image and map need one (H, W) shape, "
+                f"got {np.shape(self.image)} and {np.shape(self.map)}"
+            )
+
+
+class SheetCollector:
+    """Keeps the tiles of a contact sheet from a stream of any length, in order of arrival.
+
+    For each class it holds at most ``hits_per_class + misses_per_class`` hits, as many misses, and `plain` images
+    without boxes. Where one kind is scarce the other fills its places, and then plain ones.
+
+    >>> collector = SheetCollector(["Effusion"])
+    >>> blank = np.zeros((8, 8))
+    >>> for name, hit in [("a", True), ("b", False), ("c", False)]:
+    ...     collector.offer(0, Tile(blank, blank, None, name, "Effusion", hit))
+    >>> [tile.image_id for tile in collector.tiles()["Effusion"]]
+    ['a', 'b', 'c']
+    """
+
+    def __init__(
+        self, classes: Sequence[str], hits_per_class: int = 3, misses_per_class: int = 1, plain: int = 4
+    ) -> None:
+        if min(hits_per_class, misses_per_class, plain) < 0:
+            raise UsageError(f"tiles per class can't be negative: {hits_per_class}, {misses_per_class}, {plain}")
+        self.classes = tuple(classes)
+        self._hits, self._misses, self._plain = hits_per_class, misses_per_class, plain
+        self._kept: list[dict[bool | None, list[Tile]]] = [{True: [], False: [], None: []} for _ in self.classes]
+
+    def wants(self, class_index: int, hit: bool | None) -> bool:
+        """Return whether a tile of that kind would be kept, so that a caller need not make one in vain.
+
+        Raises:
+            UsageError: there is no such class.
+        """
+        if not 0 <= class_index < len(self.classes):
+            raise UsageError(f"class {class_index} of {len(self.classes)} classes")
+        room = self._plain if hit is None else self._hits + self._misses
+        return len(self._kept[class_index][hit]) < room
+
+    def offer(self, class_index: int, tile: Tile) -> None:
+        """Keep the tile if there is room; its arrays are copied, so that no batch stays in memory.
+
+        Raises:
+            UsageError: there is no such class.
+        """
+        if self.wants(class_index, tile.hit):
+            image, heat = (np.array(array, dtype=np.float32) for array in (tile.image, tile.map))
+            self._kept[class_index][tile.hit].append(replace(tile, image=image, map=heat))
+
+    def tiles(self) -> dict[str, list[Tile]]:
+        """Return the tiles of each class that has any: hits, misses, plain ones."""
+        chosen = {}
+        for name, kept in zip(self.classes, self._kept, strict=True):
+            room = self._hits + self._misses
+            misses = min(len(kept[False]), max(self._misses, room - len(kept[True])))
+            hits = min(len(kept[True]), room - misses)
+            boxed = kept[True][:hits] + kept[False][:misses]
+            row = boxed + kept[None][: max(room - len(boxed), 0) if boxed else self._plain]
+            if row:
+                chosen[name] = row
+        return chosen
+
+
+def contact_sheet(
+    tiles: Mapping[str, Sequence[Tile]],
+    *,
+    explainer: str,
+    classifier: str,
+    benchmark: str,
+    path: Path,
+    columns: int = 4,
+    max_bytes: int = _MAX_BYTES,
+) -> None:
+    """Write a PNG with a row for each class: X-rays with the map and the boxes over them, the bare ones above.
+
+    With more than six classes the bare ones are left out.
+    Colours run from minus to plus the largest absolute value among the row's maps, so tiles of a row compare; the bar
+    beside the row says which value that is. The same tiles give the same bytes.
+
+    Args:
+        tiles: class name to its tiles; the first `columns` of each are shown.
+        explainer, classifier, benchmark: for the title.
+        path: the file to write; its folder must exist.
+        columns: tiles in a row.
+        max_bytes: the resolution, 200 dots an inch, falls until the file is smaller.
+
+    Raises:
+        UsageError: no tile at all, or no column.
+        XaibenchError: the file can't be written.
+    """
+    rows = {name: list(row)[:columns] for name, row in tiles.items() if row}
+    if not rows or columns < 1:
+        raise UsageError("a contact sheet needs at least one tile and one column")
+    figure = _draw(rows, columns, f"{explainer} of {classifier} on {benchmark}")
+    data = _encode(figure, max_bytes)
+    try:
+        write_atomically(path, lambda part: part.write_bytes(data))
+    except OSError as error:
+        raise XaibenchError(f"can't write {path}: {error.strerror or error}") from error
+
+
+def overlay(image: FloatArray, heat: FloatArray, scale: float) -> npt.NDArray[np.float64]:
+    """Lay a signed map over a grey image.
+
+    Args:
+        image: (H, W) float in [0, 1].
+        heat: (H, W) float; values that are not finite stay uncoloured.
+        scale: the absolute value that gets the full colour; 0 colours nothing.
+
+    Returns:
+        (H, W, 3) float64 in [0, 1].
+
+    >>> overlay(np.zeros((1, 2)), np.array([[2.0, 0.0]]), 2.0).round(2).tolist()
+    [[[0.79, 0.03, 0.03], [0.0, 0.0, 0.0]]]
+    """
+    grey = np.clip(np.nan_to_num(image.astype(np.float64)), 0, 1)[..., None]
+    share = np.zeros_like(grey)
+    if scale > 0:
+        share = np.clip(np.nan_to_num(heat.astype(np.float64) / scale, posinf=0, neginf=0), -1, 1)[..., None]
+    strong = np.clip(share, 0, 1)
+    colour = np.where(share >= 0, (1 - strong) * np.array(FOR[0]) + strong * np.array(FOR[1]), np.array(AGAINST))
+    opacity = np.where(share >= 0, _OPACITY_FOR * share, -_OPACITY_AGAINST * share)
+    blended: npt.NDArray[np.float64] = (1 - opacity) * grey + opacity * colour
+    return blended
+
+
+def _draw(rows: Mapping[str, Sequence[Tile]], columns: int, title: str) -> Figure:
+    bare = _TILE + _GAP / 2 if len(rows) <= _MOST_ROWS_WITH_PLAIN else 0.0
+    row_height = _NAME + bare + _TILE + _CAPTION + _ROW_GAP
+    width = max(_LEFT + columns * (_TILE + _GAP) + _RIGHT - _GAP, _LEAST_WIDTH)
+    height = _HEAD + len(rows) * row_height + _FOOT
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+
+    def write(x: float, top: float, text: str, size: float, room: float, **style: Any) -> None:
+        """Write one line at (x, top) in inches from the upper left corner, made to fit."""
+        label = figure.text(x / width, 1 - top / height, "", fontsize=size, family=_FONT, va="top", parse_math=False)
+        label.set(**style)
+        _fit(label, text, room)
+
+    room = width - 2 * _LEFT
+    write(_LEFT, 0.14, title, 12, room, weight="bold")
+    for line, text in enumerate(_LEGEND):
+        write(_LEFT, 0.45 + 0.19 * line, text, 8, room, color="0.25")
+    for index, (name, row) in enumerate(rows.items()):
+        top = _HEAD + index * row_height
+        write(_LEFT, top, name, 10.5, room, weight="bold")
+        scale = _scale(row)
+        upper = top + _NAME - 0.06
+        for column, tile in enumerate(row):
+            left = _LEFT + column * (_TILE + _GAP)
+            lower = upper + bare
+            for y, limit in ((upper, 0.0), (lower, scale)) if bare else ((lower, scale),):
+                axes = figure.add_axes((left / width, 1 - (y + _TILE) / height, _TILE / width, _TILE / height))
+                _show(axes, tile, overlay(tile.image, tile.map, limit))
+            _annotate(axes, tile)
+            word, colour = _verdict(tile)
+            write(left, lower + _TILE + 0.05, word, 7.5, _TILE, weight="bold", color=colour)
+            write(left, lower + _TILE + 0.19, tile.image_id, 6.5, _TILE, color="0.35")
+        bar_left = _LEFT + columns * (_TILE + _GAP)
+        tall = bare + _TILE
+        place = (bar_left / width, 1 - (upper + tall) / height, 0.13 / width, tall / height)
+        _colour_bar(figure.add_axes(place), scale)
+    return figure
+
+
+def _scale(row: Sequence[Tile]) -> float:
+    peaks = [float(np.abs(tile.map[np.isfinite(tile.map)]).max(initial=0.0)) for tile in row]
+    return max(peaks)
+
+
+def _show(axes: Axes, tile: Tile, picture: FloatArray) -> None:
+    height, width = tile.image.shape
+    axes.imshow(picture, extent=(0, width, height, 0), interpolation="bilinear", aspect="equal")
+    axes.set_axis_off()
+
+
+def _annotate(axes: Axes, tile: Tile) -> None:
+    """Draw the boxes, at their edges, and the map's peak."""
+    height, width = tile.image.shape
+    dark = [withStroke(linewidth=2.4, foreground="black", alpha=0.55)]
+    if tile.region is not None:
+        for x0, y0, x1, y1 in tile.region.to(Frame(height, width)).boxes:
+            axes.add_patch(
+                Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=BOX, linewidth=1.4, path_effects=dark)
+            )
+    finite = np.where(np.isfinite(tile.map), tile.map, -np.inf)
+    maxima = np.argwhere(finite == finite.max())
+    if len(maxima) == 1:
+        y, x = maxima[0] + 0.5
+        axes.plot([x], [y], "x", color="white", markersize=4.5, markeredgewidth=1.1, path_effects=dark)
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+
+
+def _verdict(tile: Tile) -> tuple[str, str]:
+    word, colour = {True: ("hit", "#00694c"), False: ("miss", "#b3261e"), None: ("no box", "0.35")}[tile.hit]
+    if tile.hit is None and tile.region is not None:
+        word = "undefined"
+    if np.ptp(tile.map) == 0:
+        word += ", constant map"
+    if tile.score is not None and math.isfinite(tile.score):
+        word += f" · {tile.score_name} {tile.score:.2f}"
+    return word, colour
+
+
+def _colour_bar(axes: Axes, scale: float) -> None:
+    values = np.linspace(1, -1, 201)[:, None]
+    grey = np.full_like(values, 0.35)
+    axes.imshow(overlay(grey, values, 1.0), extent=(0, 1, -1, 1), aspect="auto", interpolation="nearest")
+    axes.set_xticks([])
+    axes.yaxis.tick_right()
+    axes.yaxis.set_label_position("right")
+    ends = [f"{sign}{scale:.3g}" if scale > 0 else "" for sign in "-+"]
+    axes.set_yticks([-1, 0, 1], [ends[0], "0", ends[1]], fontsize=6.5, family=_FONT)
+    axes.tick_params(length=2, pad=2)
+    axes.set_ylabel("map value (no unit)", fontsize=7, family=_FONT, labelpad=-6)
+
+
+def _fit(label: Any, text: str, room: float) -> None:
+    """Set a text of one line, smaller and then with its middle left out, so that it takes at most `room` inches."""
+    text = _printable(text)
+    renderer = label.figure.canvas.get_renderer()
+    room *= 0.98 * label.figure.dpi  # letters are rounded to pixels, in other ways at another resolution
+
+    def fits(shown: str) -> bool:
+        label.set_text(shown)
+        return bool(label.get_window_extent(renderer).width <= room)
+
+    smallest = max(label.get_fontsize() * 0.75, 5.5)
+    while not fits(text) and label.get_fontsize() > smallest:
+        label.set_fontsize(max(label.get_fontsize() - 0.5, smallest))
+    keep = len(text)
+    shown = text
+    while not fits(shown) and keep > 1:
+        keep -= max(1, keep // 20)
+        shown = f"{text[: (keep + 1) // 2]}…{text[len(text) - keep // 2 :]}"
+
+
+@cache
+def _letters() -> frozenset[int]:
+    path = font_manager.findfont(font_manager.FontProperties(family=_FONT))
+    return frozenset(font_manager.get_font(path).get_charmap())
+
+
+def _printable(text: str) -> str:
+    """Return one line with escapes for characters that the font lacks."""
+    known = _letters()
+    return "".join(
+        c if c.isprintable() and ord(c) in known else c.encode("unicode_escape", "replace").decode() for c in text
+    )
+
+
+def _encode(figure: Figure, max_bytes: int) -> bytes:
+    """Return the figure as PNG without date and version, at the highest resolution that keeps to the size.
+
+    Colours keep 6 bits a channel: the noise of an X-ray fills the last two, which no eye sees and no PNG compresses.
+    """
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    dpi = min(float(_DPI), math.sqrt(max_bytes / _LEAST_BYTES_PER_PIXEL / math.prod(figure.get_size_inches())))
+    while True:
+        figure.set_dpi(dpi)
+        canvas.draw()  # type: ignore[no-untyped-call]
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
+        buffer = io.BytesIO()
+        Image.fromarray(_SIX_BITS[pixels]).save(buffer, format="png", dpi=(round(dpi), round(dpi)))
+        data = buffer.getvalue()
+        if len(data) <= max_bytes or dpi <= _LEAST_DPI:
+            return data
+        dpi = max(_LEAST_DPI, dpi * min(0.95, 0.98 * math.sqrt(max_bytes / len(data))))

@@ -1,0 +1,339 @@
+"""A run as tables: what the classifier knows, and whether its maps point at the thing more than chance would."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import ROUNDED
+from rich.console import Console, RenderableType
+from rich.panel import Panel
+from rich.text import Text
+
+from xaibench.errors import PluginError, XaibenchError
+from xaibench.harness.run import MACRO, Run, Score, write_atomically
+from xaibench.metrics.base import Metric
+from xaibench.reports._layout import Cell, Glyphs, Grid, Group, Row, fold, paragraphs
+
+PIPE_WIDTH = 160
+RIVALS = ("random", "center")
+"""Baselines that a marked score must beat: they look at nothing, not even at the training boxes."""
+_TERMINAL = Glyphs()
+_WAYS = {
+    "percentile": "percentile bootstrap by patient",
+    "bca": "BCa bootstrap by patient",
+    "delong": "DeLong",
+    "wilson": "Wilson where the bootstrap has no spread",
+    "bounds": "the metric's bounds where nothing else can speak",
+}
+"""How intervals are made, in words."""
+
+
+def run_tables(
+    run: Run, metrics: Mapping[str, Metric], *, width: int, glyphs: Glyphs = _TERMINAL, panel: bool = True
+) -> list[RenderableType]:
+    """Lay a run out for a console of `width` columns.
+
+    Args:
+        run: the run.
+        metrics: by registered name, those of the benchmark; one that is missing is named in the notes.
+        width: columns; from 120 on a value and its interval share a line.
+        glyphs: signs and encoding of the output.
+        panel: frame the header.
+
+    Returns:
+        Header, classification, a table for each category of map metrics, legend and notes. Print them with
+        ``crop=False`` (`print_run` does).
+    """
+    parts: list[RenderableType] = [_header(run, width, glyphs, panel)]
+    declared = [spec.name for spec in run.benchmark.metrics]
+    known = [metrics[name] for name in declared if name in metrics and metrics[name].headline]
+    parts += _classification(run, [m for m in known if m.category == "classification"], width, glyphs)
+    marked = False
+    undefined = False
+    for category in dict.fromkeys(m.category for m in known if m.category != "classification"):
+        chosen = [m for m in known if m.category == category]
+        groups = _groups(run, chosen, glyphs)
+        if not groups:
+            continue
+        cells = [cell for group in groups for row in group.rows for cell in row.cells if cell]
+        marked |= any(cell.mark for cell in cells)
+        undefined |= any(cell.remark for cell in cells)
+        title = [Text.assemble((category.capitalize(), "bold"), (f"  {_interval(run, chosen)}", "dim"))]
+        if len(title[0]) > width:
+            ways = paragraphs([_interval(run, chosen)], width, "", str)
+            title = [Text(category.capitalize(), "bold"), *(Text(line, "dim") for line in ways)]
+        headers = [_title(run, m) for m in chosen]
+        parts.append(_section([*title, *Grid(headers, groups, glyphs).render(width)]))
+    legend = _legend(run, known, glyphs, marked=marked, undefined=undefined)
+    if legend:
+        parts.append(_section([Text(line, "dim") for line in paragraphs(legend, width, "", str)]))
+    notes = list(run.notes)
+    if missing := [name for name in declared if name not in metrics]:
+        notes.append(f"not shown, for want of the plugin: {', '.join(missing)}")
+    if notes:
+        folded = paragraphs(notes, width, f"{glyphs.dot} " if panel else "- ", glyphs.clean)
+        parts.append(_section([Text("Notes", "bold"), *map(Text, folded)]))
+    return parts
+
+
+def print_run(run: Run, console: Console, metrics: Mapping[str, Metric] | None = None) -> None:
+    """Print a run: in colour and at its width on a terminal, else as plain text of 160 columns.
+
+    Args:
+        run: the run.
+        console: where to print.
+        metrics: by name; None: those of the benchmark, from the registry.
+    """
+    terminal = console.is_terminal
+    parts = run_tables(
+        run,
+        _registered(run) if metrics is None else metrics,
+        width=console.width if terminal else PIPE_WIDTH,
+        glyphs=Glyphs.for_output(console.encoding, terminal=terminal),
+        panel=terminal,
+    )
+    for number, part in enumerate(parts):
+        if number:
+            console.print()
+        console.print(part, crop=False, no_wrap=True, overflow="ignore", highlight=False)
+
+
+def export_svg(run: Run, path: Path, width: int = 120, metrics: Mapping[str, Metric] | None = None) -> None:
+    """Write the tables as a terminal would show them, as an SVG image that loads nothing from elsewhere.
+
+    Raises:
+        XaibenchError: the file can't be written.
+    """
+    console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    print_run(run, console, metrics)
+    svg = console.export_svg(title=f"{run.classifier} on {run.benchmark.name}")
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # fonts from a CDN
+    try:
+        write_atomically(path, lambda part: part.write_text(svg, encoding="utf-8"))
+    except OSError as error:
+        raise XaibenchError(f"can't write {path}: {error.strerror or error}") from error
+
+
+def stands_out(run: Run, score: Score, metric: Metric) -> bool:
+    """Return whether a score is better than what looks at nothing gets.
+
+    True if the interval's near end (the low one, where higher is better) lies beyond the chance level and beyond the
+    values of those of the baselines "random" and "center" that the run has. False if any of these numbers is undefined.
+    """
+    if score.explainer not in run.explainers:
+        return False
+    sign = 1.0 if metric.direction == "higher" else -1.0
+    near = score.low if metric.direction == "higher" else score.high
+    rivals = [name for name in RIVALS if name in run.baselines]
+    bars = [score.chance]
+    for name in rivals:
+        found = run.select(explainer=name, metric=score.metric, class_name=score.class_name)
+        bars.append(found[0].value if found else None)
+    if near is None or math.isnan(near):
+        return False
+    return all(bar is not None and not math.isnan(bar) and sign * near > sign * bar for bar in bars)
+
+
+def _registered(run: Run) -> dict[str, Metric]:
+    from xaibench import registry
+
+    found = {}
+    for spec in run.benchmark.metrics:
+        try:
+            found[spec.name] = registry.get("metrics", spec.name).load()
+        except PluginError:  # `run_tables` says which are missing
+            continue
+    return found
+
+
+def _section(lines: Iterable[Text]) -> Text:
+    return Text("\n", no_wrap=True, overflow="ignore").join(lines)
+
+
+def _header(run: Run, width: int, glyphs: Glyphs, panel: bool) -> RenderableType:
+    facts = {
+        "classifier": run.classifier,
+        "weights": _weights(run.record.get("weights")),
+        "benchmark": f"{run.benchmark.name} {run.benchmark.hash[:8]}",
+        "": run.benchmark.title,
+        "test": _test_set(run),
+        "saved in": str(run.directory) if run.directory else "",
+    }
+    room = width - 4 if panel else width
+    key_width = max(map(len, facts)) + 2
+    lines = []
+    for key, value in facts.items():
+        if not value:
+            continue
+        for number, part in enumerate(fold(glyphs.clean(value), room - key_width)):
+            style = "bold" if key in ("classifier", "benchmark") else "dim" if not key else ""
+            lines.append(Text.assemble(((key if number == 0 else "").ljust(key_width), "dim"), (part, style)))
+    if not panel:
+        return _section(lines)
+    return Panel(_section(lines), box=ROUNDED, border_style="cyan", width=width, padding=(0, 1))
+
+
+def _weights(weights: Any) -> str:
+    if isinstance(weights, Mapping):
+        digest = str(weights.get("sha256") or "")
+        return str(weights.get("source") or "") + (f" (sha256 {digest[:12]})" if digest else "")
+    return str(weights or "")
+
+
+def _test_set(run: Run) -> str:
+    """Say how large the test set is: from the record, else from the classifier's scores, which are on all of it."""
+    counts = run.record.get("test")
+    if isinstance(counts, Mapping) and {"images", "patients"} <= counts.keys():
+        images, patients = int(counts["images"]), int(counts["patients"])
+    else:
+        scores = [score for score in run.scores if score.explainer is None]
+        images = max((score.n for score in scores), default=0)
+        patients = max((score.patients for score in scores), default=0)
+    return f"{_count(images, 'image')} of {_count(patients, 'patient')}" if images else ""
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'s' * (number != 1)}"
+
+
+def _classification(run: Run, metrics: Sequence[Metric], width: int, glyphs: Glyphs) -> list[Text]:
+    names = [_key(metric) for metric in metrics]
+    rows = []
+    for class_name in (*run.benchmark.classes, MACRO):
+        scores = [_one(run.select(metric=name, class_name=class_name), None) for name in names]
+        there = [score for score in scores if score is not None]
+        if not there:
+            continue
+        cells = [_cell(score, metric, glyphs, 3) for score, metric in zip(scores, metrics, strict=True)]
+        counts = [Cell(f"{max(s.n for s in there):,}"), Cell(f"{max(s.patients for s in there):,}")]
+        label = glyphs.clean(class_name)
+        rows.append(Row(label, [*cells, *counts], label_style="bold italic" if class_name == MACRO else "bold"))
+    if not rows:
+        return []
+    headers = [*(_title(run, metric) for metric in metrics), "images", "patients"]
+    grid = Grid(headers, [Group(rows)], glyphs, frozenset({len(metrics), len(metrics) + 1}))
+    title = Text.assemble(("Classification", "bold"), (f"  {_interval(run, metrics)}", "dim"))
+    return [_section([title, *grid.render(width)])]
+
+
+def _groups(run: Run, metrics: Sequence[Metric], glyphs: Glyphs) -> list[Group]:
+    """Return the rows of each class with scores, then those of the mean over the classes."""
+    names = [_key(metric) for metric in metrics]
+    groups = []
+    for class_name in (*run.benchmark.classes, MACRO):
+        scores = [s for s in run.select(class_name=class_name) if s.metric in names and s.explainer and s.n]
+        if not scores:
+            continue
+        rows = []
+        for explainer in dict.fromkeys((*run.explainers, *run.baselines)):
+            own = [_one([s for s in scores if s.metric == name], explainer) for name in names]
+            there = [score for score in own if score is not None]
+            if not there:
+                continue
+            cells = [
+                _cell(s, m, glyphs, 2, mark=s is not None and stands_out(run, s, m))
+                for s, m in zip(own, metrics, strict=True)
+            ]
+            constant = max(score.constant for score in there)
+            baseline = explainer not in run.explainers
+            rows.append(
+                Row(
+                    glyphs.clean(explainer),
+                    cells,
+                    style="dim" if baseline else "",
+                    label_style="" if baseline else "bold",
+                    remark=f"{constant:,} constant" if constant else "",
+                )
+            )
+        rows.append(_chance_row(scores, metrics, glyphs))
+        detail = f"{_span([s.n for s in scores], 'pair')}, {_span([s.patients for s in scores], 'patient')}"
+        if class_name == MACRO:
+            detail = f"mean over the classes above; {detail}"
+        groups.append(Group(rows, glyphs.clean(class_name), detail))
+    return groups
+
+
+def _chance_row(scores: Sequence[Score], metrics: Sequence[Metric], glyphs: Glyphs) -> Row:
+    """Return the chance levels; two numbers where explainers are undefined on different pairs."""
+    cells: list[Cell | None] = []
+    for metric in metrics:
+        levels = sorted({s.chance for s in scores if s.metric == _key(metric) and s.chance is not None})
+        shown = list(dict.fromkeys(_number(level, metric, 2) for level in levels if not math.isnan(level)))
+        cells.append(Cell(shown[0] if len(shown) == 1 else f"{shown[0]} to {shown[-1]}") if shown else None)
+    return Row("chance", cells, style="dim italic", label_style="")
+
+
+def _one(scores: Sequence[Score], explainer: str | None) -> Score | None:
+    return next((score for score in scores if score.explainer == explainer), None)
+
+
+def _cell(score: Score | None, metric: Metric, glyphs: Glyphs, digits: int, *, mark: bool = False) -> Cell | None:
+    if score is None:
+        return None
+    remark = f"{score.nan:,} undef." if score.nan else ""
+    if score.value is None or math.isnan(score.value):
+        return Cell(glyphs.dash, remark=remark)
+    value = _number(score.value, metric, digits)
+    low, high = (glyphs.dash if end is None else _number(end, metric, digits) for end in (score.low, score.high))
+    interval = f"[{low}, {high}]"
+    plain = score.low is not None and score.high is not None and score.low >= 0 and "e" not in low + high
+    short = f"{low}{glyphs.dash}{high}" if plain else interval
+    return Cell(value, interval, short, glyphs.mark if mark else "", remark)
+
+
+def _number(value: float, metric: Metric, digits: int) -> str:
+    """Format a score: fixed decimals where the metric stays within -1 to 1, else three significant digits."""
+    if max(map(abs, metric.range)) <= 1:
+        shown = f"{value:.{digits}f}"
+        return shown.removeprefix("-") if float(shown) == 0 else shown
+    return f"{value:#.3g}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.2e}"
+
+
+def _span(numbers: Sequence[int], word: str) -> str:
+    low, high = min(numbers), max(numbers)
+    return _count(high, word) if low == high else f"{low:,} to {_count(high, word)}"
+
+
+def _key(metric: Metric) -> str:
+    """Return the name that a headline score has in a run: a curve has its abscissa behind it."""
+    return metric.name if metric.headline_at is None else f"{metric.name}@{metric.headline_at:.2f}"
+
+
+def _title(run: Run, metric: Metric) -> str:
+    """Return the column's title. Parameters that the benchmark changes take the place of the title's brackets."""
+    title = metric.title
+    spec = next(spec for spec in run.benchmark.metrics if spec.name == metric.name)
+    changed = {k: v for k, v in spec.parameters.items() if k != metric.curve and metric.parameters.get(k) != v}
+    if changed:
+        title = f"{title.partition(' (')[0]} ({', '.join(f'{k} {v}' for k, v in changed.items())})"
+    if metric.headline_at is not None:
+        title += f" (at {metric.headline_at:g})"
+    return title + (" (lower is better)" if metric.direction == "lower" else "")
+
+
+def _level(run: Run) -> str:
+    return f"{100 * run.benchmark.statistics.confidence:.4g}%"
+
+
+def _interval(run: Run, metrics: Sequence[Metric]) -> str:
+    names = {_key(metric) for metric in metrics}
+    ways = dict.fromkeys(s.interval for s in run.scores if s.metric in names and s.low is not None)
+    return f"{_level(run)} intervals: {', '.join(_WAYS.get(way, way) for way in ways)}" if ways else ""
+
+
+def _legend(run: Run, metrics: Sequence[Metric], glyphs: Glyphs, *, marked: bool, undefined: bool) -> list[str]:
+    lines = []
+    if marked:
+        rivals = [name for name in RIVALS if name in run.baselines]
+        beaten = f"chance and the values of {' and '.join(rivals)}" if rivals else "chance"
+        if any(m.direction == "lower" for m in metrics):
+            beaten += "; where lower is better, its high end below them"
+        lines.append(f"{glyphs.mark} the low end of the {_level(run)} interval lies above {beaten}")
+    if undefined:
+        lines.append("undef.: pairs without a value, left out of the mean; constant: maps of one value throughout")
+    return lines

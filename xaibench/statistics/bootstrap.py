@@ -1,0 +1,299 @@
+"""Cluster bootstrap: patients are drawn with replacement, and all images of a patient come along.
+
+The pieces compose: a `Resampling` says how often each image is drawn; a statistic is any function from weights (r, N)
+to (r, K) values; `statistic_intervals` puts percentile or BCa limits on its K columns and on their mean. Intervals are
+never omitted and never of width zero: where the bootstrap cannot speak, `Interval.method` names what does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtr, ndtri
+
+from xaibench.errors import UsageError
+
+Array = npt.NDArray[np.float64]
+Statistic = Callable[[Array], Array]
+"""Weights (r, N) to values (r, K), one row a resample; NaN where a resample leaves the statistic undefined."""
+Method = Literal["percentile", "bca"]
+
+CHUNK_WEIGHTS = 2**22
+"""Weights made at once (32 MB of float64)."""
+UNDEFINED_NOTED = 0.05
+"""Share of undefined resamples above which `Interval.note` speaks."""
+FLAT = 1e-12
+"""A bootstrap interval no wider than this, of its bounds' width, says nothing."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval, and where it comes from.
+
+    Args:
+        low, high: the limits.
+        method: "percentile", "bca", "wilson" (a bootstrap without spread), "bounds" (one patient, or nothing defined),
+            or, for a macro mean with a class of the last two kinds, "mean of class intervals".
+        undefined: resamples dropped because the statistic was undefined (a class was absent).
+        resamples: resamples drawn; 0 where none were.
+    """
+
+    low: float
+    high: float
+    method: str
+    undefined: int = 0
+    resamples: int = 0
+
+    @property
+    def note(self) -> str:
+        """What a table must say under this interval; empty up to 5% of undefined resamples."""
+        if self.undefined <= UNDEFINED_NOTED * self.resamples:
+            return ""
+        return f"{self.undefined} of {self.resamples} resamples undefined and dropped"
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """One interval for each column (class), and one for the mean of the columns, from the same resamples."""
+
+    columns: tuple[Interval, ...]
+    macro: Interval
+
+
+def wilson_interval(successes: float, n: int, *, confidence: float = 0.95) -> Interval:
+    """Return Wilson's score interval of a proportion (Wilson 1927; Brown, Cai and DasGupta 2001).
+
+    Args:
+        successes: 0 to `n`; need not be whole.
+        n: independent trials, at least 1.
+
+    >>> interval = wilson_interval(126, 130)
+    >>> f"{interval.low:.3f} to {interval.high:.3f}"
+    '0.924 to 0.988'
+    """
+    _check_confidence(confidence)
+    if n < 1 or not 0 <= successes <= n:
+        raise UsageError(f"wilson_interval needs 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    z = float(ndtri((1 + confidence) / 2))
+    p = successes / n
+    centre, scale = p + z * z / (2 * n), 1 + z * z / n
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low = 0.0 if successes == 0 else max(0.0, (centre - half) / scale)  # exact at the ends, whatever the rounding
+    high = 1.0 if successes == n else min(1.0, (centre + half) / scale)
+    return Interval(low, high, "wilson")
+
+
+def chance_corrected(value: Any, chance: Any) -> Any:
+    """Return (value - chance) / (1 - chance): 0 at chance, 1 when perfect, NaN where chance is 1. Numbers or arrays.
+
+    >>> chance_corrected(0.875, 0.5)
+    0.75
+    """
+    room = 1 - np.asarray(chance, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        corrected = np.where(room > 0, (np.asarray(value, dtype=np.float64) - chance) / room, np.nan)
+    return float(corrected) if corrected.ndim == 0 else corrected
+
+
+class Resampling:
+    """How often each of N images is drawn in each of R resamples of the patients. A function of (patients, R, seed).
+
+    The draw runs over the sorted patient names, so a patient is drawn as often whatever the order of the rows, and two
+    scores of the same images are resampled alike. Memory: 2 bytes for each patient and resample.
+
+    Args:
+        clusters: N patient names.
+        resamples: R, at least 1.
+        seed: of numpy's PCG64.
+    """
+
+    def __init__(self, clusters: Sequence[str], *, resamples: int = 2000, seed: int = 0) -> None:
+        if len(clusters) == 0 or resamples < 1:
+            raise UsageError(f"a bootstrap needs images and resamples >= 1, got {len(clusters)} and {resamples}")
+        names, self.index = np.unique(np.asarray([str(name) for name in clusters]), return_inverse=True)
+        self.n_clusters = len(names)
+        self.resamples = resamples
+        rng = np.random.default_rng(seed)
+        self.counts = np.empty((len(names), resamples), dtype=np.uint16)  # by patient, so that rows copy fast
+        for column in range(resamples):
+            drawn = rng.integers(len(names), size=len(names))
+            self.counts[:, column] = np.minimum(np.bincount(drawn, minlength=len(names)), np.iinfo(np.uint16).max)
+
+    def chunks(self) -> Iterator[Array]:
+        """Yield weights (r, N) float64 in order, about `CHUNK_WEIGHTS` at a time; a transposed view of (N, r)."""
+        step = max(1, CHUNK_WEIGHTS // len(self.index))
+        for start in range(0, self.resamples, step):
+            yield self.counts[:, start : start + step].astype(np.float64)[self.index].T
+
+    def leave_one_out(self) -> Iterator[Array]:
+        """Yield weights (c, N) float64 that leave out one patient each, in the order of the sorted names."""
+        step = max(1, CHUNK_WEIGHTS // len(self.index))
+        for start in range(0, self.n_clusters, step):
+            left = np.arange(start, min(start + step, self.n_clusters))
+            yield (self.index[:, None] != left).astype(np.float64).T
+
+    def patients(self, rows: npt.NDArray[np.bool_]) -> int:
+        """Return how many patients have one of the images where `rows` (N,) holds."""
+        return len(np.unique(self.index[rows]))
+
+
+def bootstrap_weights(clusters: Sequence[str], resamples: int = 2000, seed: int = 0) -> npt.NDArray[np.uint16]:
+    """Return (R, N) multiplicities: how often each image is drawn when patients are drawn with replacement.
+
+    As many patients as there are; all images of one patient share its count. For large N take `Resampling.chunks`.
+
+    >>> weights = bootstrap_weights(["a", "a", "b", "c"], resamples=100)
+    >>> bool((weights[:, 0] == weights[:, 1]).all()), set(weights[:, 1:].sum(1).tolist())
+    (True, {3})
+    """
+    drawn = Resampling(clusters, resamples=resamples, seed=seed)
+    return drawn.counts[drawn.index].T
+
+
+def statistic_intervals(
+    statistic: Statistic,
+    resampling: Resampling,
+    *,
+    patients: Sequence[int],
+    confidence: float = 0.95,
+    method: Method = "percentile",
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Intervals:
+    """Return intervals of the K columns of a statistic and of their mean (macro).
+
+    A column gets its bounds where `patients` is below 2 or nothing is defined, and Wilson's interval, n = `patients`
+    (value scaled to the bounds), where the bootstrap has no spread: all hits, all misses, any constant. That is
+    conservative between the bounds too, as a 0/1 variable spreads most. The macro mean runs over the columns with a
+    value; if one of them needed such a replacement, its limits are the means of the columns' limits, which is
+    conservative. Resamples where a column is undefined are dropped for it and for the macro.
+
+    Args:
+        statistic: weights (r, N) to (r, K); called with chunks of resamples, with ones, and for BCa with each patient
+            left out.
+        resampling: the draw, shared by every score of the same images.
+        patients: K counts: patients that bear on each column.
+        method: "percentile", or "bca" (Efron 1987; jackknife over patients), percentile where BCa is undefined.
+        bounds: the metric's range; infinite bounds make degenerate intervals infinite.
+    """
+    _check_confidence(confidence)
+    if method not in ("percentile", "bca"):
+        raise UsageError(f'interval method {method!r}: use "percentile" or "bca"')
+    value = statistic(np.ones((1, len(resampling.index))))[0]
+    draws = np.concatenate([statistic(weights) for weights in resampling.chunks()])
+    left = None
+    if method == "bca":
+        left = np.concatenate([statistic(weights) for weights in resampling.leave_one_out()])
+    limits = [
+        _column(value[k], draws[:, k], None if left is None else left[:, k], patients[k], confidence, bounds)
+        for k in range(len(value))
+    ]
+    used = np.isfinite(value)
+    kept = [limits[k] for k in np.flatnonzero(used)]
+    if not kept:
+        macro = Interval(*bounds, "bounds")
+    elif any(interval.method in ("wilson", "bounds") for interval in kept):
+        low, high = (float(np.mean([getattr(interval, end) for interval in kept])) for end in ("low", "high"))
+        method_name = kept[0].method if len(kept) == 1 else "mean of class intervals"
+        worst = max(interval.undefined for interval in kept)
+        macro = Interval(low, high, method_name, worst, resampling.resamples)
+    else:
+        mean, spread = value[used].mean(), draws[:, used].mean(1)
+        jackknife = None if left is None else left[:, used].mean(1)
+        macro = _column(mean, spread, jackknife, min(np.asarray(patients)[used]), confidence, bounds)
+    return Intervals(tuple(limits), macro)
+
+
+def _column(
+    value: float, draws: Array, left: Array | None, patients: int, confidence: float, bounds: tuple[float, float]
+) -> Interval:
+    """Return the interval of one number from its bootstrap draws (R,) and jackknife values (C,)."""
+    defined = draws[np.isfinite(draws)]
+    undefined, width = len(draws) - len(defined), bounds[1] - bounds[0]
+    if patients < 2 or len(defined) == 0 or not math.isfinite(value):
+        return Interval(*bounds, "bounds", undefined, len(draws))
+    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    corrected = None if left is None else _bca_tails(value, defined, left[np.isfinite(left)], tails)
+    low, high = np.quantile(defined, tails if corrected is None else corrected)
+    if high - low > FLAT * (width if math.isfinite(width) else max(1.0, abs(value))):
+        return Interval(float(low), float(high), "percentile" if corrected is None else "bca", undefined, len(draws))
+    if not math.isfinite(width):
+        return Interval(*bounds, "bounds", undefined, len(draws))
+    share = min(1.0, max(0.0, (value - bounds[0]) / width))
+    wilson = wilson_interval(share * patients, patients, confidence=confidence)
+    low, high = bounds[0] + width * wilson.low, bounds[0] + width * wilson.high
+    return Interval(float(low), float(high), "wilson", undefined, len(draws))
+
+
+def _bca_tails(value: float, draws: Array, left: Array, tails: Array) -> Array | None:
+    """Return the quantiles that BCa reads instead of `tails` (Efron 1987), or None where it is undefined."""
+    below = (np.mean(draws < value) + np.mean(draws <= value)) / 2
+    deviation = left.mean() - left if len(left) else np.zeros(1)
+    spread = float((deviation**2).sum())
+    if not 0 < below < 1 or spread == 0:
+        return None
+    bias, acceleration = ndtri(below), (deviation**3).sum() / (6 * spread**1.5)
+    shifted = bias + ndtri(tails)
+    moved: Array = ndtr(bias + shifted / (1 - acceleration * shifted))
+    return moved if np.isfinite(moved).all() and moved[0] < moved[1] else None
+
+
+def mean_intervals(
+    values: npt.ArrayLike,
+    clusters: Sequence[str],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    method: Method = "percentile",
+    bounds: tuple[float, float] = (0.0, 1.0),
+    resampling: Resampling | None = None,
+) -> Intervals:
+    """Return intervals of the mean of each column of `values` (N, M), and of the mean of the column means.
+
+    Args:
+        values: (N, M), one row an image; NaN where an image has no score in the column (class).
+        clusters: N patient names.
+        bounds: the metric's range, for degenerate cases.
+        resampling: a draw to share between calls, instead of `resamples` and `seed`.
+
+    Raises:
+        UsageError: `values` and `clusters` of different lengths, an infinite value, a bad option.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    if table.ndim != 2 or len(table) != len(clusters):
+        raise UsageError(f"values {table.shape} need one row for each of the {len(clusters)} patient names")
+    if np.isinf(table).any():
+        raise UsageError("values hold infinity: give NaN for images without a score")
+    drawn = resampling or Resampling(clusters, resamples=resamples, seed=seed)
+    there = np.isfinite(table)
+    filled = np.where(there, table, 0.0)
+
+    def means(weights: Array) -> Array:
+        with np.errstate(invalid="ignore"):
+            ratio: Array = (weights @ filled) / (weights @ there.astype(np.float64))
+        return ratio
+
+    patients = [drawn.patients(there[:, k]) for k in range(table.shape[1])]
+    return statistic_intervals(means, drawn, patients=patients, confidence=confidence, method=method, bounds=bounds)
+
+
+def mean_interval(values: npt.ArrayLike, clusters: Sequence[str], **options: Any) -> Interval:
+    """Return the interval of the mean of `values` (N,), or of the mean of the column means of (N, M): the macro.
+
+    Options as for `mean_intervals`.
+
+    >>> mean_interval([1, 1, 1, 1], ["a", "b", "c", "d"]).method  # all hits: no spread to resample
+    'wilson'
+    """
+    table = np.asarray(values, dtype=np.float64)
+    return mean_intervals(table[:, None] if table.ndim == 1 else table, clusters, **options).macro
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise UsageError(f"confidence must lie between 0 and 1, got {confidence}")

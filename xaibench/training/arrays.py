@@ -1,0 +1,131 @@
+"""What training reads again every epoch, computed once: decoded images and a frozen body's features, on disk.
+
+The arrays live in a folder named by everything that decides them. They are mapped, not loaded, so memory stays bounded;
+each appears under its name only when it is whole, so an interrupted training finds it or makes it anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from xaibench.classifiers.base import Classifier
+from xaibench.datasets.base import Split
+from xaibench.datasets.loader import batches
+
+Advance = Callable[[int], None]
+
+
+class Arrays:
+    """Images, labels and (for a frozen body) features of a split.
+
+    Attributes:
+        images: (N, C, H, W) uint8 where 8 bits hold them exactly, else float32 in [0, 1].
+        features: (V, N, c, h, w) float32, V = 1, or 2 with the mirrored images' second; None for a body that trains.
+        labels: (N, K) float32.
+    """
+
+    def __init__(
+        self, images: npt.NDArray[Any], features: npt.NDArray[np.float32] | None, labels: npt.NDArray[np.float32]
+    ) -> None:
+        self.images, self.features, self.labels = images, features, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, rows: Sequence[int], flips: Sequence[bool]) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return images (B, 3, H, W) in [0, 1], features (B, c, h, w) or None, and labels (B, K)."""
+        pairs = list(zip(rows, flips, strict=True))
+        images = torch.from_numpy(
+            np.stack([self.images[row][..., ::-1] if flip else self.images[row] for row, flip in pairs])
+        )
+        images = images.float().div_(255) if images.dtype == torch.uint8 else images
+        features = None
+        if self.features is not None:
+            features = torch.from_numpy(np.stack([self.features[int(flip), row] for row, flip in pairs]))
+        return images.expand(-1, 3, -1, -1), features, torch.from_numpy(self.labels[list(rows)])
+
+
+def compute_arrays(
+    classifier: Classifier,
+    split: Split,
+    folder: Path,
+    *,
+    flip: bool,
+    batch_size: int = 32,
+    advance: Advance | None = None,
+) -> Arrays:
+    """Decode a split once, and run a frozen body once over it, unless `folder` has it all already.
+
+    Args:
+        flip: also the mirrored images' features.
+        advance: called with the number of images done.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with_features = classifier.body_is_frozen
+    if not (folder / "images.npy").is_file() or (with_features and not (folder / "features.npy").is_file()):
+        _fill(classifier, split, folder, (False, True) if flip else (False,), batch_size, advance or (lambda _: None))
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    return Arrays(images, np.load(folder / "features.npy", mmap_mode="r") if with_features else None, split.labels)
+
+
+def _fill(
+    classifier: Classifier, split: Split, folder: Path, views: Iterable[bool], batch_size: int, advance: Advance
+) -> None:
+    images: Any = None
+    features: Any = None
+    views, start = tuple(views), 0
+    for batch in batches(split, batch_size):
+        grey = np.stack([sample.image for sample in batch.samples])
+        bytes_ = np.rint(grey * 255).astype(np.uint8)
+        exact = bool((bytes_.astype(np.float32) / np.float32(255) == grey).all())
+        if images is None:
+            images = _new(folder / "images.part.npy", np.uint8 if exact else np.float32, (len(split), *grey.shape[1:]))
+        elif images.dtype == np.uint8 and not exact:
+            images = _widen(images, folder)
+        rows = slice(start, start + len(grey))
+        images[rows] = bytes_ if images.dtype == np.uint8 else grey
+        if classifier.body_is_frozen:
+            for view, mirrored in enumerate(views):
+                with torch.no_grad():
+                    found = classifier.features(_view(batch.images, mirrored, classifier.device)).float().cpu().numpy()
+                if features is None:
+                    features = _new(
+                        folder / "features.part.npy", np.float32, (len(views), len(split), *found.shape[1:])
+                    )
+                features[view, rows] = found
+        start += len(grey)
+        advance(len(grey))
+    for name, array in (("images", images), ("features", features)):
+        if array is not None:
+            array.flush()
+            (folder / f"{name}.part.npy").replace(folder / f"{name}.npy")
+
+
+def _view(images: Tensor, mirrored: bool, device: torch.device) -> Tensor:
+    images = images.flip(-1) if mirrored else images
+    return images.to(device).contiguous(memory_format=torch.channels_last)
+
+
+def _new(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+def _widen(images: Any, folder: Path) -> Any:
+    """Go over to float32, when the first images fitted 8 bits and a later one does not."""
+    wide = _new(folder / "wide.part.npy", np.float32, images.shape)
+    np.divide(images, np.float32(255), out=wide)
+    (folder / "wide.part.npy").replace(folder / "images.part.npy")
+    return wide
+
+
+def remove_arrays(folder: Path) -> None:
+    """Delete the arrays: a finished training needs them no more."""
+    shutil.rmtree(folder, ignore_errors=True)

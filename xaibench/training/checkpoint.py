@@ -1,0 +1,165 @@
+"""Checkpoints: trained weights as safetensors, and beside them a JSON that says what made them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from xaibench.benchmark import Benchmark, ClassifierSpec, digest
+from xaibench.classifiers.base import Classifier
+from xaibench.datasets.base import Splits
+from xaibench.errors import WeightsError
+from xaibench.paths import cache_dir
+
+
+@dataclass(frozen=True)
+class Making:
+    """Everything that decides a checkpoint's weights; its hash names the checkpoint."""
+
+    classifier: str
+    classes: tuple[str, ...]
+    task: str
+    input_size: int
+    options: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    data: Mapping[str, str]
+    """Fingerprints of the splits that training reads."""
+
+    @property
+    def hash(self) -> str:
+        return digest(asdict(self))
+
+    @classmethod
+    def of(cls, name: str, spec: ClassifierSpec, benchmark: Benchmark, splits: Splits) -> Making:
+        """Collect what decides the weights of a classifier trained by a benchmark's recipe."""
+        data = {"train": splits.train.fingerprint, "val": splits.val.fingerprint}
+        if spec.recipe.selection == "paper":
+            data["test"] = splits.test.fingerprint
+        recipe = spec.recipe.model_dump(mode="json")
+        return cls(name, benchmark.classes, benchmark.task, benchmark.input_size, dict(spec.options), recipe, data)
+
+    def differences(self, other: Making) -> list[str]:
+        """Name what differs, for an error message: ``recipe.epochs: 10, not 20``."""
+        mine, theirs = _flat(asdict(self)), _flat(asdict(other))
+        keys = sorted(mine.keys() | theirs.keys())
+        return [
+            f"{key}: {_short(mine.get(key))}, not {_short(theirs.get(key))}"
+            for key in keys
+            if mine.get(key) != theirs.get(key)
+        ]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk."""
+
+    path: Path
+    making: Making
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Per epoch: epoch, loss, auc (mean ROC-AUC on the split that selects)."""
+    encoder_sha256: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def json_path(self) -> Path:
+        return self.path.with_suffix(".json")
+
+
+def save_checkpoint(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> None:
+    """Write weights and JSON; neither appears under its name before it is whole, the JSON last."""
+    checkpoint.path.parent.mkdir(parents=True, exist_ok=True)
+    part = checkpoint.path.with_name(f".{checkpoint.path.name}.{os.getpid()}.part")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, part)
+        part.replace(checkpoint.path)
+        table = {key: value for key, value in asdict(checkpoint).items() if key != "path"}
+        part.write_text(json.dumps({"hash": checkpoint.making.hash, **table}, indent=1) + "\n", encoding="utf-8")
+        part.replace(checkpoint.json_path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read what a checkpoint says of itself.
+
+    Raises:
+        WeightsError: no such file, or its JSON is missing or damaged.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no checkpoint {path}")
+    beside = path.with_suffix(".json")
+    try:
+        table = json.loads(beside.read_text(encoding="utf-8"))
+        table.pop("hash")
+        making = table.pop("making")
+        making["classes"] = tuple(making["classes"])
+        return Checkpoint(path=path, making=Making(**making), **table)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{beside} is missing: a checkpoint needs the JSON that was written with it") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{beside} is damaged ({error}): train again, with xaibench train") from error
+
+
+def load_weights(classifier: Classifier, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint into the classifier that its JSON describes.
+
+    Raises:
+        WeightsError: a damaged file, other shapes, or trained on another encoder's weights.
+    """
+    if checkpoint.encoder_sha256 != classifier.weights.sha256:
+        raise WeightsError(
+            f"{checkpoint.path} was trained on other pretrained weights (sha256 {checkpoint.encoder_sha256[:12]}, here "
+            f"{classifier.weights.sha256[:12]} from {classifier.weights.source}): train again, with xaibench train"
+        )
+    try:
+        classifier.load_trained_state(load_file(checkpoint.path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        first = str(error).splitlines()[0][:120]
+        raise WeightsError(f"{checkpoint.path} can't be loaded ({first}): delete it, then xaibench train") from error
+
+
+def checkpoint_path(benchmark: str, making: Making) -> Path:
+    """Return where a checkpoint is kept in the user's cache."""
+    name = making.classifier.replace(":", "-").replace("/", "-")
+    return cache_dir() / "checkpoints" / f"{benchmark}-{name}-{making.hash[:12]}.safetensors"
+
+
+def find_checkpoint(benchmark: str, making: Making) -> Checkpoint | None:
+    """Look for a checkpoint made exactly so: in the user's cache, then among those that came with xaibench."""
+    kept = checkpoint_path(benchmark, making)
+    for path in (kept, *sorted(shipped_checkpoints())):
+        if path.is_file() and path.with_suffix(".json").is_file():
+            checkpoint = read_checkpoint(path)
+            if checkpoint.making.hash == making.hash:
+                return checkpoint
+    return None
+
+
+def shipped_checkpoints() -> list[Path]:
+    """Return the checkpoints that travel with the package."""
+    from xaibench.builtin_benchmarks import phantom
+
+    return list((phantom.parent / "checkpoints").glob("*.safetensors"))
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        found: dict[str, Any] = {}
+        for key, inner in value.items():
+            found |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+        return found
+    return {prefix: list(value) if isinstance(value, tuple) else value}
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

@@ -1,0 +1,161 @@
+"""The Lightning module: one recipe, whichever classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import lightning as L
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from xaibench.benchmark import Recipe
+from xaibench.classifiers.base import Classifier
+from xaibench.errors import XaibenchError
+from xaibench.metrics.classification import roc_auc
+from xaibench.training.arrays import Arrays
+
+Row = tuple[int, bool]
+
+
+class EpochSampler(Sampler[Row]):
+    """Draw (row, mirrored?) pairs; the order is a function of seed and epoch alone, so a resume repeats it."""
+
+    def __init__(self, labels: npt.NDArray[np.float32], recipe: Recipe) -> None:
+        self.labels, self.recipe, self.epoch = labels, recipe, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[Row]:
+        random = np.random.default_rng((self.recipe.seed, self.epoch))
+        count = len(self.labels)
+        if self.recipe.sampling == "balanced":
+            rows = random.choice(count, size=count, p=balanced_weights(self.labels))
+        else:
+            rows = random.permutation(count)
+        flips = random.random(count) < 0.5 if self.recipe.flip else np.zeros(count, dtype=bool)
+        return iter(zip(rows.tolist(), flips.tolist(), strict=True))
+
+
+def balanced_weights(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return each image's probability (N,) of being drawn so that every class comes equally often.
+
+    >>> balanced_weights(np.array([[1, 0], [1, 0], [0, 1]], dtype=np.float32)).tolist()
+    [0.25, 0.25, 0.5]
+    """
+    per_class = 1 / np.maximum(labels.sum(axis=0), 1)
+    rarest = np.where(labels.any(axis=1), (labels * per_class).max(axis=1), per_class.min())
+    weights: npt.NDArray[np.float64] = rarest / rarest.sum()
+    return weights
+
+
+def mean_auc(scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.float32]) -> float:
+    """Return ROC-AUC of scores (N, K) averaged over the classes that have both kinds of images."""
+    per_class = [float(roc_auc(scores[:, k], labels[:, k])) for k in range(labels.shape[1])]
+    return float(np.nanmean(per_class))
+
+
+class Training(L.LightningModule):
+    """Trains what `Classifier.trained_state` holds; keeps the best epoch's weights by the recipe's selection."""
+
+    def __init__(self, classifier: Classifier, recipe: Recipe, task: str, train: Arrays, held_out: Arrays) -> None:
+        super().__init__()
+        self.classifier, self.recipe, self.task = classifier, recipe, task
+        self.train_arrays, self.held_out = train, held_out
+        self.history: list[dict[str, float]] = []
+        self.best_score, self.best_state = -math.inf, dict[str, Tensor]()
+        self._losses: list[Tensor] = []
+        self._scores: list[Tensor] = []
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        sampler = EpochSampler(self.train_arrays.labels, self.recipe)
+        # A last batch of one image has no batch statistics: it goes without.
+        last = len(sampler) % self.recipe.batch_size == 1
+        return self._loader(self.train_arrays, sampler, drop_last=last)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        rows = [(row, False) for row in range(len(self.held_out))]
+        return self._loader(self.held_out, rows)
+
+    def _loader(self, arrays: Arrays, sampler: Any, *, drop_last: bool = False) -> DataLoader[Any]:
+        def collate(rows: list[Row]) -> tuple[Tensor, Tensor | None, Tensor]:
+            return arrays.batch([row for row, _ in rows], [mirrored for _, mirrored in rows])
+
+        return DataLoader(
+            _Rows(), batch_size=self.recipe.batch_size, sampler=sampler, collate_fn=collate, drop_last=drop_last
+        )
+
+    def logits(self, images: Tensor, features: Tensor | None) -> Tensor:
+        """Return logits (B, K), from features where the body is frozen."""
+        images = images.contiguous(memory_format=torch.channels_last)
+        if features is None:
+            return self.classifier(images)  # type: ignore[no-any-return]
+        return self.classifier.head(features.contiguous(memory_format=torch.channels_last), images)
+
+    def training_step(self, batch: tuple[Tensor, Tensor | None, Tensor], index: int) -> Tensor:
+        images, features, labels = batch
+        logits = self.logits(images, features)
+        if self.task == "multilabel":
+            loss = F.binary_cross_entropy_with_logits(logits, labels)
+        else:
+            loss = F.cross_entropy(logits, labels.argmax(dim=1))
+        self._losses.append(loss.detach())
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor | None, Tensor], index: int) -> None:
+        images, features, _ = batch
+        logits = self.logits(images, features).float()
+        self._scores.append(torch.sigmoid(logits) if self.task == "multilabel" else torch.softmax(logits, dim=1))
+
+    def on_validation_epoch_end(self) -> None:
+        scores, self._scores = torch.cat(self._scores).cpu().numpy(), []
+        loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
+        self._losses = []
+        if not math.isfinite(loss) and not self.trainer.sanity_checking:
+            raise XaibenchError(
+                f"training diverged: the loss is {loss} in epoch {self.current_epoch + 1}; lower the rate: "
+                f"--recipe learning_rate={self.recipe.learning_rate / 10:g}"
+            )
+        auc = mean_auc(scores, self.held_out.labels)
+        self.history.append({"epoch": self.current_epoch + 1, "loss": loss, "auc": auc})
+        if self.recipe.selection == "last" or not auc <= self.best_score:
+            self.best_score = auc
+            self.best_state = {k: v.detach().cpu().clone() for k, v in self.classifier.trained_state().items()}
+
+    def configure_optimizers(self) -> Any:
+        recipe = self.recipe
+        parameters = [parameter for parameter in self.classifier.parameters() if parameter.requires_grad]
+        options: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+        if recipe.optimizer == "sgd":
+            optimizer: torch.optim.Optimizer = torch.optim.SGD(parameters, momentum=recipe.momentum, **options)
+        else:
+            optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer](parameters, **options)
+        if recipe.schedule == "constant":
+            return optimizer
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=recipe.epochs)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"], checkpoint["best_score"] = self.history, self.best_score
+        checkpoint["best_state"] = self.best_state
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        self.history, self.best_score = list(checkpoint["history"]), checkpoint["best_score"]
+        self.best_state = dict(checkpoint["best_state"])
+
+
+class _Rows(torch.utils.data.Dataset[Row]):
+    """The identity: a sampler's rows go to the collating function as they are."""
+
+    def __getitem__(self, row: Any) -> Row:
+        return row  # type: ignore[no-any-return]

@@ -1,0 +1,155 @@
+"""Train a classifier by a benchmark's recipe, going on where an interrupted training stopped."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from xaibench.benchmark import Recipe
+from xaibench.classifiers.base import Classifier
+from xaibench.datasets.base import Splits
+from xaibench.errors import XaibenchError
+from xaibench.paths import cache_dir
+from xaibench.progress import Progress
+from xaibench.training.arrays import Arrays, compute_arrays, remove_arrays
+from xaibench.training.checkpoint import Checkpoint, Making, save_checkpoint
+from xaibench.training.module import Training
+
+
+def train(
+    classifier: Classifier, splits: Splits, recipe: Recipe, making: Making, path: Path, progress: Progress | None = None
+) -> Checkpoint:
+    """Train, keep the selected epoch's weights at `path`, load them into the classifier and return the checkpoint.
+
+    Every epoch leaves its state in the cache; called again after any interruption, training goes on with the next epoch
+    and ends with the weights of an undisturbed one.
+
+    Raises:
+        XaibenchError: the training split lacks a class, or the loss is no longer finite.
+    """
+    progress = progress or Progress()
+    missing = [
+        name for name, count in zip(classifier.classes, splits.train.labels.sum(axis=0), strict=True) if not count
+    ]
+    if missing:
+        raise XaibenchError(f"no training image of class {missing[0]!r}: check the data, with xaibench data check")
+    started = time.monotonic()
+    work = cache_dir() / "training" / making.hash[:16]
+    selects = splits.test if recipe.selection == "paper" else splits.val
+    arrays = []
+    classifier.optimized()
+    for name, split, flip in (("train", splits.train, recipe.flip), ("held out", selects, False)):
+        progress.stage(
+            f"reading {name} images" + (", running the frozen encoder" if classifier.body_is_frozen else ""), len(split)
+        )
+        arrays.append(
+            compute_arrays(classifier, split, work / name.replace(" ", "_"), flip=flip, advance=progress.advance)
+        )
+    module = _fit(classifier, arrays[0], arrays[1], recipe, making.task, work, progress)
+    classifier.load_trained_state(module.best_state)
+    checkpoint = Checkpoint(
+        path, making, module.history, classifier.weights.sha256, _versions(), round(time.monotonic() - started, 1)
+    )
+    save_checkpoint(checkpoint, module.best_state)
+    del arrays, module
+    remove_arrays(work)
+    return checkpoint
+
+
+def _fit(
+    classifier: Classifier, train: Arrays, held_out: Arrays, recipe: Recipe, task: str, work: Path, progress: Progress
+) -> Training:
+    module = Training(classifier, recipe, task, train, held_out)
+    last = work / "last.ckpt"
+    if last.is_file():
+        progress.say("going on with a training that was interrupted")
+    with _quiet():
+        L.seed_everything(recipe.seed, verbose=False)
+        trainer = L.Trainer(
+            max_epochs=recipe.epochs,
+            accelerator="auto",
+            devices=1,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=work,
+            enable_checkpointing=False,
+            callbacks=[_Keep(last), _Report(progress)],
+        )
+        with _interruptible():
+            trainer.fit(module, ckpt_path=last if last.is_file() else None, weights_only=True)
+    return module
+
+
+class _Keep(Callback):
+    """Keep the state after every epoch; the file is replaced in one step, so a kill leaves the one before."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        part = self.path.with_suffix(".part")
+        trainer.save_checkpoint(part)
+        part.replace(self.path)
+
+
+class _Report(Callback):
+    """Tell the caller how far training is."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.progress.stage("training", trainer.max_epochs or 0)
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.current_epoch:
+            self.progress.advance(trainer.current_epoch)
+
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if isinstance(module, Training) and module.history:
+            self.progress.epoch(module.history[-1])
+            self.progress.advance(1)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advice on workers, loggers and versions off the user's terminal."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Give Ctrl-C its meaning back: Lightning turns it into an exit with code 1 and ignores the next one."""
+    try:
+        yield
+    except SystemExit as stopped:
+        raise KeyboardInterrupt from stopped
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in ("timm", "lightning", "numpy")}
+    return {"torch": torch.__version__, **found}
