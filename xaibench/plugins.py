@@ -27,6 +27,12 @@ def build(kind: str, name: str, **options: Any) -> Any:
     return factory(**options)
 
 
+def accepts(kind: str, name: str, option: str) -> bool:
+    """Tell whether a plugin has an option of that name."""
+    parameters = inspect.signature(registry.get(kind, name).load()).parameters.values()
+    return any(known.name == option or known.kind is known.VAR_KEYWORD for known in parameters)
+
+
 def check_options(factory: Any, what: str, options: dict[str, Any]) -> None:
     """Compare options with a signature.
 

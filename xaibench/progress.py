@@ -14,7 +14,7 @@ class Progress:
     """A stage begins: its name and its number of steps."""
     advance: Callable[[int], None] = lambda steps: None
     """So many steps of the stage are done."""
-    epoch: Callable[[Mapping[str, float]], None] = lambda record: None
-    """An epoch of training has ended: epoch, loss, auc."""
+    epoch: Callable[[Mapping[str, float | None]], None] = lambda record: None
+    """An epoch of training has ended: epoch, loss, auc (None where nothing is held out)."""
     say: Callable[[str], None] = lambda text: None
     """Something the user should know now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -32,7 +33,7 @@ class Boxes(Split):
             target = CLASSES.index(label)
             self.labels[row, target] = 1
             self._regions[row][target] = region
-        self.fingerprint = name
+        self.fingerprint = uuid.uuid4().hex  # the cache must not take one dataset for another
 
     def __getitem__(self, index: int) -> Sample:
         image = np.full((1, self.frame.height, self.frame.width), 0.5, dtype=np.float32)

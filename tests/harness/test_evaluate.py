@@ -20,7 +20,7 @@ from xaibench.errors import BenchmarkError, NotApplicableError, PluginError, Usa
 from xaibench.explainers.base import Explainer
 from xaibench.harness.evaluate import evaluate, raise_if_failed
 from xaibench.harness.run import Run, Score
-from xaibench.harness.summary import class_scores
+from xaibench.metrics.classification import class_scores
 from xaibench.types import Frame, Prediction
 
 BENCHMARK = tiny_benchmark()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ from xaibench.classifiers.gcm import GCM
 from xaibench.datasets.base import Splits
 from xaibench.errors import WeightsError, XaibenchError
 from xaibench.harness.setup import load_splits, make_classifier, obtain_weights
+from xaibench.metrics.classification import class_scores
 from xaibench.progress import Progress
 from xaibench.training.arrays import compute_arrays
 from xaibench.training.checkpoint import Checkpoint, Making, find_checkpoint, load_weights, read_checkpoint
-from xaibench.training.module import EpochSampler
+from xaibench.training.module import EpochSampler, mean_auc
 
 BENCHMARK = tiny_benchmark()
 
@@ -74,6 +77,15 @@ def test_training_learns_and_leaves_the_encoder_alone(splits: Splits) -> None:
     assert not torch.equal(before.decoders[0][0].weight, after.decoders[0][0].weight)
 
 
+def test_batch_norm_trains_in_what_trains_and_in_nothing_else(splits: Splits) -> None:
+    classifier, _ = obtain(splits, spec(epochs=2, selection="last"))
+    steps = 2 * len(splits.train) // BENCHMARK.classifier("gcm").recipe.batch_size
+    counted = [n for name, n in classifier.trained_state().items() if name.endswith("num_batches_tracked")]
+    assert counted
+    assert [int(n) for n in counted] == [steps] * len(counted)
+    assert not classifier.training
+
+
 def test_a_finished_training_is_found_again_and_leaves_no_scratch(splits: Splits, tmp_path: Path) -> None:
     first, made = obtain(splits, spec())
     said: list[str] = []
@@ -88,15 +100,14 @@ def test_a_finished_training_is_found_again_and_leaves_no_scratch(splits: Splits
 
 def test_selection_keeps_the_best_epoch(splits: Splits) -> None:
     _, by_validation = obtain(splits, spec(epochs=4))
-    best = max(record["auc"] for record in by_validation.history)
+    best = max(record["auc"] or 0.0 for record in by_validation.history)
     classifier, _ = obtain(splits, spec(epochs=4))
     arrays = compute_arrays(classifier.optimized(), splits.val, by_validation.path.parent / "again", flip=False)
     images, features, labels = arrays.batch(range(len(arrays)), [False] * len(arrays))
-    from xaibench.training.module import mean_auc
-
     with torch.no_grad():
         logits = classifier.head(features, images)
-    assert mean_auc(logits.softmax(1).numpy(), labels.numpy()) == pytest.approx(best, abs=1e-9)
+    scores = class_scores(logits.double().numpy(), "multiclass")
+    assert mean_auc(scores, labels.numpy()) == pytest.approx(best, abs=1e-9)
 
 
 def test_the_frozen_body_runs_once_over_each_image(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,9 +209,26 @@ def test_an_absent_class_is_named(splits: Splits) -> None:
         obtain(only, spec())
 
 
-def _without(splits: Splits, target: int) -> Any:
-    import copy
+def test_an_empty_validation_split_needs_the_last_epoch(splits: Splits) -> None:
+    nothing = Splits(splits.train, _empty(splits), splits.test)
+    with pytest.raises(XaibenchError, match="selection=last"):
+        obtain(nothing, spec())
+    _, checkpoint = obtain(nothing, spec(selection="last"))
+    assert [record["auc"] for record in checkpoint.history] == [None, None]
+    assert read_checkpoint(checkpoint.path).history == checkpoint.history
+    umask = os.umask(0)
+    os.umask(umask)
+    assert checkpoint.path.stat().st_mode & 0o777 == 0o666 & ~umask
 
+
+def _empty(splits: Splits) -> Any:
+    changed = copy.copy(splits.val)
+    changed.ids, changed.patients, changed.labels = [], [], splits.val.labels[:0]
+    changed.fingerprint = "empty"
+    return changed
+
+
+def _without(splits: Splits, target: int) -> Any:
     changed = copy.copy(splits.train)
     changed.labels = splits.train.labels * (np.arange(4) != target)
     changed.fingerprint = "changed"

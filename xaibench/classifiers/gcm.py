@@ -18,7 +18,7 @@ from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 
 from xaibench.classifiers.base import Classifier, Normalize, Weights, seeded
-from xaibench.classifiers.weights import build_backbone, normalize_of, pretrained_config
+from xaibench.classifiers.weights import build_backbone, normalize_of, outline, pretrained_config
 from xaibench.errors import UsageError, first_line
 
 _WIDTHS = (512, 256, 128, 64)
@@ -178,8 +178,7 @@ def build_encoder(
         WeightsError: the weights can't be had.
     """
     options: dict[str, Any] = {"features_only": True}
-    # Which stages there are is only known of a built model; this one keeps its random weights and is thrown away.
-    probe = build_backbone(name, "random", **options)[0]
+    probe = outline(name, **options)  # which stages there are is only known of a built model
     strides = probe.feature_info.reduction()
     stages = [index for index, stride in enumerate(strides) if stride == 16]
     if not stages:

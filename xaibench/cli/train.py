@@ -58,9 +58,10 @@ def command(
         shutil.copyfile(checkpoint.path, out)
         shutil.copyfile(checkpoint.json_path, out.with_suffix(".json"))
     kept = out or checkpoint.path
-    best = max((record["auc"] for record in checkpoint.history), default=float("nan"))
+    aucs = [auc for record in checkpoint.history if (auc := record["auc"]) is not None]
     if as_json:
         print_json({"checkpoint": str(kept), "hash": checkpoint.making.hash, "history": checkpoint.history})
     else:
-        click.echo(f"{classifier}: best ROC-AUC {best:.3f} on the images that select, {duration(checkpoint.seconds)}")
+        best = f"best ROC-AUC {max(aucs):.3f} on the held-out images" if aucs else "no held-out images"
+        click.echo(f"{classifier}: {best}, {duration(checkpoint.seconds)}")
         click.echo(f"Weights: {kept}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterable
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,7 +16,11 @@ from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split, Splits
 from xaibench.errors import NotApplicableError
 from xaibench.explainers.base import Explainer, seed_of
+from xaibench.paths import cache_dir, write_atomically
 from xaibench.types import Prediction
+
+Box = tuple[float, ...]
+"""``x0, y0, x1, y1``, as shares of the width and height."""
 
 
 class Random(Explainer):
@@ -55,14 +62,14 @@ class PriorBox(Explainer):
     oracle: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self._boxes: dict[int, tuple[float, float, float, float]] = {}
+        self._boxes: dict[int, Box] = {}
 
     def prepare(self, splits: Splits) -> None:
         self._boxes.clear()
         sources: Iterable[Split] = (splits.test,) if self.oracle else (splits.train, splits.val)
         for split in sources:
-            for target, boxes in _boxes_by_class(split).items():
-                self._boxes.setdefault(target, tuple(boxes.mean(axis=0)))
+            for target, box in _mean_boxes(split).items():
+                self._boxes.setdefault(target, box)
         if not self._boxes:
             raise NotApplicableError(
                 "oracle_prior_box needs boxes in the test split, and there are none: use random or center"
@@ -93,9 +100,23 @@ class OraclePriorBox(PriorBox):
     oracle = True
 
 
-def _boxes_by_class(split: Split) -> dict[int, np.ndarray[tuple[int, ...], np.dtype[np.float64]]]:
+def _mean_boxes(split: Split) -> dict[int, Box]:
+    """Return class index to its mean box, in shares of width and height, from the cache where it is known."""
+    path = cache_dir() / "mean-boxes" / f"{split.fingerprint}.json"
+    try:
+        return {int(target): tuple(box) for target, box in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass  # not there yet, or damaged: looked up again
+    means: dict[int, Box] = {target: tuple(boxes.mean(axis=0).tolist()) for target, boxes in _boxes(split).items()}
+    with contextlib.suppress(OSError):  # a cache that can't be written costs time, not the run
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda part: part.write_text(json.dumps(means)))
+    return means
+
+
+def _boxes(split: Split) -> dict[int, npt.NDArray[np.float64]]:
     """Return class index to its boxes (N, 4), as shares of the width and height."""
-    found: dict[int, list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]] = {}
+    found: dict[int, list[npt.NDArray[np.float64]]] = {}
     scale = np.array([split.frame.width, split.frame.height] * 2, dtype=float)
     for index in np.flatnonzero(split.labels.any(axis=1)):
         for target, region in split.regions(int(index)).items():

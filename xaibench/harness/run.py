@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from xaibench.benchmark import Benchmark
 from xaibench.errors import XaibenchError
+from xaibench.paths import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,16 +161,6 @@ class Run:
             raise XaibenchError(f"{directory} is no run: it has no run.json") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise XaibenchError(f"{path} is damaged: {type(error).__name__} {error}") from error
-
-
-def write_atomically(path: Path, write: Any) -> None:
-    """Call ``write(part)`` on a file beside `path` and put it in place in one step, or leave `path` as it was."""
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_run(run: Run, images: Iterable[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from xaibench.explainers.base import Explainer
 from xaibench.harness.stream import MapMetric
 from xaibench.memory import keep_freed_memory
 from xaibench.metrics.base import Metric
-from xaibench.plugins import build
+from xaibench.plugins import accepts, build
 from xaibench.progress import Progress
 from xaibench.training.checkpoint import (
     Checkpoint,
@@ -69,7 +69,9 @@ def choose_device(name: str) -> torch.device:
 
 def make_classifier(name: str, spec: ClassifierSpec, benchmark: Benchmark) -> Classifier:
     """Make a classifier by a benchmark's options, its trained part still untrained."""
-    options: Mapping[str, Any] = {"seed": spec.recipe.seed, **spec.options}
+    options: Mapping[str, Any] = spec.options
+    if accepts("classifiers", name, "seed"):
+        options = {"seed": spec.recipe.seed, **options}
     made = build("classifiers", name, classes=benchmark.classes, input_size=benchmark.input_size, **options)
     assert isinstance(made, Classifier)
     return made

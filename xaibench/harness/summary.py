@@ -7,32 +7,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import logsumexp
 
 from xaibench.benchmark import Benchmark
 from xaibench.datasets.base import Split
 from xaibench.harness.run import MACRO, Score
 from xaibench.harness.stream import MapMetric, Records
 from xaibench.metrics.base import Metric
+from xaibench.metrics.classification import class_scores
 from xaibench.statistics import Interval, Intervals, Resampling, auc_intervals, mean_intervals
 
 Array = npt.NDArray[np.float64]
-
-
-def class_scores(logits: Array, task: str) -> Array:
-    """Return the scores (N, K) that rank images in a class's ROC curve, from logits (N, K).
-
-    Multi-class: the log-odds of the softmax probability, which rank as the probability does but never tie at 0 or 1.
-    Multi-label: the logits.
-
-    >>> class_scores(np.array([[2.0, 1.0]]), "multiclass").tolist()
-    [[1.0, -1.0]]
-    """
-    if task == "multilabel":
-        return logits
-    others = [logsumexp(np.delete(logits, k, axis=1), axis=1) for k in range(logits.shape[1])]
-    scores: Array = logits - np.stack(others, axis=1)
-    return scores
 
 
 def summarize(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
 
 from xaibench.errors import UsageError
@@ -48,3 +49,19 @@ def roc_auc(scores: Any, labels: Any) -> float:
     if label.min(initial=1) == label.max(initial=0) or len(label) == 0 or np.isnan(score).any():
         return math.nan
     return float(roc_auc_score(label, score))
+
+
+def class_scores(logits: npt.NDArray[np.float64], task: str) -> npt.NDArray[np.float64]:
+    """Return the scores (N, K) that rank images in a class's ROC curve, from logits (N, K).
+
+    Multi-class: the log-odds of the softmax probability, which rank as the probability does but never tie at 0 or 1.
+    Multi-label: the logits.
+
+    >>> class_scores(np.array([[2.0, 1.0]]), "multiclass").tolist()
+    [[1.0, -1.0]]
+    """
+    if task == "multilabel":
+        return logits
+    others = [logsumexp(np.delete(logits, k, axis=1), axis=1) for k in range(logits.shape[1])]
+    scores: npt.NDArray[np.float64] = logits - np.stack(others, axis=1)
+    return scores

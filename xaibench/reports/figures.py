@@ -21,7 +21,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from xaibench.errors import UsageError, XaibenchError
-from xaibench.harness.run import write_atomically
+from xaibench.paths import write_atomically
 from xaibench.types import FloatArray, Frame, Region
 
 FOR = ((1.0, 0.62, 0.10), (0.93, 0.03, 0.03))

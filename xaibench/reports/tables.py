@@ -15,8 +15,9 @@ from rich.panel import Panel
 from rich.text import Text
 
 from xaibench.errors import PluginError, XaibenchError
-from xaibench.harness.run import MACRO, Run, Score, write_atomically
+from xaibench.harness.run import MACRO, Run, Score
 from xaibench.metrics.base import Metric
+from xaibench.paths import write_atomically
 from xaibench.reports._layout import Cell, Glyphs, Grid, Group, Row, fold, paragraphs
 
 PIPE_WIDTH = 160

@@ -68,6 +68,8 @@ def compute_arrays(
         flip: also the mirrored images' features.
         advance: called with the number of images done.
     """
+    if not len(split):
+        return Arrays(np.empty((0, 1, classifier.input_size, classifier.input_size), np.uint8), None, split.labels)
     folder.mkdir(parents=True, exist_ok=True)
     with_features = classifier.body_is_frozen
     if not (folder / "images.npy").is_file() or (with_features and not (folder / "features.npy").is_file()):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from xaibench.benchmark import Benchmark, ClassifierSpec, digest
@@ -63,8 +63,8 @@ class Checkpoint:
 
     path: Path
     making: Making
-    history: list[dict[str, float]] = field(default_factory=list)
-    """Per epoch: epoch, loss, auc (mean ROC-AUC on the split that selects)."""
+    history: list[dict[str, float | None]] = field(default_factory=list)
+    """Per epoch: epoch, loss, auc (mean ROC-AUC on the split that selects, None where it is empty)."""
     encoder_sha256: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -79,7 +79,8 @@ def save_checkpoint(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> None
     checkpoint.path.parent.mkdir(parents=True, exist_ok=True)
     part = checkpoint.path.with_name(f".{checkpoint.path.name}.{os.getpid()}.part")
     try:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, part)
+        # save_file would leave a file that only its owner can read.
+        part.write_bytes(save({name: tensor.contiguous() for name, tensor in state.items()}))
         part.replace(checkpoint.path)
         table = {key: value for key, value in asdict(checkpoint).items() if key != "path"}
         part.write_text(json.dumps({"hash": checkpoint.making.hash, **table}, indent=1) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Sampler
 from xaibench.benchmark import Recipe
 from xaibench.classifiers.base import Classifier
 from xaibench.errors import XaibenchError
-from xaibench.metrics.classification import roc_auc
+from xaibench.metrics.classification import class_scores, roc_auc
 from xaibench.training.arrays import Arrays
 
 Row = tuple[int, bool]
@@ -60,9 +60,10 @@ def balanced_weights(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]
 
 
 def mean_auc(scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.float32]) -> float:
-    """Return ROC-AUC of scores (N, K) averaged over the classes that have both kinds of images."""
+    """Return ROC-AUC of scores (N, K) averaged over the classes that have both kinds of images; NaN if none has."""
     per_class = [float(roc_auc(scores[:, k], labels[:, k])) for k in range(labels.shape[1])]
-    return float(np.nanmean(per_class))
+    known = [value for value in per_class if math.isfinite(value)]
+    return float(np.mean(known)) if known else math.nan
 
 
 class Training(L.LightningModule):
@@ -72,10 +73,15 @@ class Training(L.LightningModule):
         super().__init__()
         self.classifier, self.recipe, self.task = classifier, recipe, task
         self.train_arrays, self.held_out = train, held_out
-        self.history: list[dict[str, float]] = []
+        self.history: list[dict[str, float | None]] = []
         self.best_score, self.best_state = -math.inf, dict[str, Tensor]()
         self._losses: list[Tensor] = []
-        self._scores: list[Tensor] = []
+        self._logits: list[Tensor] = []
+
+    def on_train_epoch_start(self) -> None:
+        # Lightning keeps the mode it finds, and a classifier ready for inference is in eval mode: batch norm would
+        # neither normalise by the batch nor learn its statistics.
+        self.classifier.train()
 
     def train_dataloader(self) -> DataLoader[Any]:
         sampler = EpochSampler(self.train_arrays.labels, self.recipe)
@@ -114,21 +120,27 @@ class Training(L.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None, Tensor], index: int) -> None:
         images, features, _ = batch
-        logits = self.logits(images, features).float()
-        self._scores.append(torch.sigmoid(logits) if self.task == "multilabel" else torch.softmax(logits, dim=1))
+        self._logits.append(self.logits(images, features))
 
-    def on_validation_epoch_end(self) -> None:
-        scores, self._scores = torch.cat(self._scores).cpu().numpy(), []
+    def close_epoch(self) -> None:
+        """Add a line to the history and keep the weights if the recipe selects this epoch.
+
+        Raises:
+            XaibenchError: the loss is no longer finite.
+        """
         loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
         self._losses = []
-        if not math.isfinite(loss) and not self.trainer.sanity_checking:
+        if not math.isfinite(loss):
             raise XaibenchError(
                 f"training diverged: the loss is {loss} in epoch {self.current_epoch + 1}; lower the rate: "
                 f"--recipe learning_rate={self.recipe.learning_rate / 10:g}"
             )
-        auc = mean_auc(scores, self.held_out.labels)
-        self.history.append({"epoch": self.current_epoch + 1, "loss": loss, "auc": auc})
-        if self.recipe.selection == "last" or not auc <= self.best_score:
+        auc = math.nan
+        if self._logits:  # none: nothing is held out
+            logits, self._logits = torch.cat(self._logits).double().cpu().numpy(), []
+            auc = mean_auc(class_scores(logits, self.task), self.held_out.labels)
+        self.history.append({"epoch": self.current_epoch + 1, "loss": loss, "auc": None if math.isnan(auc) else auc})
+        if self.recipe.selection == "last" or auc > self.best_score:
             self.best_score = auc
             self.best_state = {k: v.detach().cpu().clone() for k, v in self.classifier.trained_state().items()}
 

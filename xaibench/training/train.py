@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
+import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch.callbacks import Callback
 
@@ -36,7 +38,8 @@ def train(
     and ends with the weights of an undisturbed one.
 
     Raises:
-        XaibenchError: the training split lacks a class, or the loss is no longer finite.
+        XaibenchError: the training split lacks a class, no held-out image can select an epoch, or the loss is no longer
+            finite.
     """
     progress = progress or Progress()
     missing = [
@@ -47,6 +50,11 @@ def train(
     started = time.monotonic()
     work = cache_dir() / "training" / making.hash[:16]
     selects = splits.test if recipe.selection == "paper" else splits.val
+    if recipe.selection == "validation" and not _can_select(selects.labels):
+        raise XaibenchError(
+            f"no class has validation images with it and without it ({len(selects)} images), so none can select an "
+            "epoch: enlarge the validation split, or keep the last epoch with --recipe selection=last"
+        )
     arrays = []
     classifier.optimized()
     for name, split, flip in (("train", splits.train, recipe.flip), ("held out", selects, False)):
@@ -58,6 +66,7 @@ def train(
         )
     module = _fit(classifier, arrays[0], arrays[1], recipe, making.task, work, progress)
     classifier.load_trained_state(module.best_state)
+    classifier.eval()
     checkpoint = Checkpoint(
         path, making, module.history, classifier.weights.sha256, _versions(), round(time.monotonic() - started, 1)
     )
@@ -86,42 +95,40 @@ def _fit(
             num_sanity_val_steps=0,
             default_root_dir=work,
             enable_checkpointing=False,
-            callbacks=[_Keep(last), _Report(progress)],
+            callbacks=[_EpochEnd(last, progress)],
         )
         with _interruptible():
             trainer.fit(module, ckpt_path=last if last.is_file() else None, weights_only=True)
     return module
 
 
-class _Keep(Callback):
-    """Keep the state after every epoch; the file is replaced in one step, so a kill leaves the one before."""
+class _EpochEnd(Callback):
+    """After every epoch: close it, tell the caller, and keep the state.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    The file is replaced in one step, so a kill leaves the state of the epoch before.
+    """
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        self.path, self.progress = path, progress
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self.progress.stage("training", trainer.max_epochs or 0)
+        if trainer.current_epoch:
+            self.progress.advance(trainer.current_epoch)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        assert isinstance(module, Training)
+        module.close_epoch()
+        self.progress.epoch(module.history[-1])
+        self.progress.advance(1)
         part = self.path.with_suffix(".part")
         trainer.save_checkpoint(part)
         part.replace(self.path)
 
 
-class _Report(Callback):
-    """Tell the caller how far training is."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-
-    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.progress.stage("training", trainer.max_epochs or 0)
-
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if trainer.current_epoch:
-            self.progress.advance(trainer.current_epoch)
-
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if isinstance(module, Training) and module.history:
-            self.progress.epoch(module.history[-1])
-            self.progress.advance(1)
+def _can_select(labels: npt.NDArray[np.float32]) -> bool:
+    """Tell whether some class has both kinds of images, so that a ROC-AUC is defined."""
+    return bool((labels.any(axis=0) & ~labels.all(axis=0)).any())
 
 
 @contextmanager
