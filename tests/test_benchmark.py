@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from xaibench.benchmark import Benchmark, ClassifierSpec, digest, load_benchmark, override, read_benchmark
+from xaibench.benchmark import (
+    Benchmark,
+    ClassifierSpec,
+    LocalizationSpec,
+    Recipe,
+    StatisticsSpec,
+    digest,
+    load_benchmark,
+    override,
+    read_benchmark,
+)
 from xaibench.errors import BenchmarkError
 from xaibench.types import Frame
 
@@ -265,3 +275,34 @@ def test_override_replaces_and_validates(tmp_path: Path) -> None:
         override(spec, {}, {"epocs": 3})
     with pytest.raises(BenchmarkError, match=r"recipe\.epochs = 0: "):
         override(spec, {}, {"epochs": 0})
+
+
+def test_defaults_are_part_of_every_hash() -> None:
+    """Hashes leave defaults out: a default may never change, only a key be added whose default does nothing."""
+    assert Recipe().model_dump(mode="json") == {
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "epochs": 100,
+        "batch_size": 32,
+        "sparsity": 0.0,
+        "sampling": "natural",
+        "precision": "32-true",
+        "augment": 0,
+        "flip": False,
+        "selection": "validation",
+        "seed": 0,
+    }
+    assert LocalizationSpec().model_dump(mode="json") == {
+        "regions": "boxes",
+        "frame": "input",
+        "baselines": ["random", "center", "prior_box"],
+    }
+    assert StatisticsSpec().model_dump(mode="json") == {
+        "method": "percentile",
+        "confidence": 0.95,
+        "resamples": 2000,
+        "seed": 0,
+    }

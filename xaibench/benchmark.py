@@ -29,8 +29,14 @@ class Recipe(_Spec):
     schedule: Literal["constant", "cosine"] = "constant"
     epochs: Annotated[int, Field(ge=1)] = 100
     batch_size: Annotated[int, Field(ge=2)] = 32
+    sparsity: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the mean absolute class contribution map in the loss: less evidence, better placed (GCM only)."""
     sampling: Literal["natural", "balanced"] = "natural"
     """"balanced": every class is drawn equally often, with replacement."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Of training, as Lightning names it; scores are always computed in single precision."""
+    augment: Annotated[int, Field(ge=0, le=64)] = 0
+    """So many moved, turned, scaled and re-exposed copies of each training image, drawn once; see `training.views`."""
     flip: bool = False
     """Mirror half of the training images, left to right."""
     selection: Literal["validation", "last", "paper"] = "validation"
@@ -117,8 +123,11 @@ class Benchmark(_Spec):
 
     @property
     def hash(self) -> str:
-        """sha256 of everything that decides a number (not of title and description)."""
-        return digest(self.model_dump(mode="json", exclude={"title", "description"}))
+        """sha256 of everything that decides a number (not of title and description).
+
+        What stands at its default stays out, so that a key added later changes no hash.
+        """
+        return digest(self.model_dump(mode="json", exclude={"title", "description"}, exclude_defaults=True))
 
     @property
     def frame(self) -> Frame:

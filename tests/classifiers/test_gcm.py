@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.classifiers.base import count_macs
+from xaibench.classifiers.encoder import unpack
 from xaibench.classifiers.gcm import GCM
 from xaibench.classifiers.weights import build_backbone
 from xaibench.errors import UsageError
@@ -72,11 +73,51 @@ def test_paper_sizes_of_one_decoder_per_class() -> None:
     assert round(4 * one / 1e9, 1) == 7.5
 
 
+@pytest.mark.parametrize("encoder", ["test_efficientnet", "resnet10t", "convnext_atto"])
+def test_finer_stages_reach_the_decoder_as_the_backbone_gives_them(encoder: str) -> None:
+    gcm = make(encoder=encoder, skips=(8, 4))
+    images = pictures(2)
+    import timm
+
+    backbone = timm.create_model(encoder, features_only=True).eval()
+    seen = gcm.encoder.backbone.state_dict()
+    backbone.load_state_dict({**backbone.state_dict(), **seen})
+    with torch.no_grad():
+        expected = dict(zip(backbone.feature_info.reduction(), backbone(gcm.normalize(images)), strict=True))
+        features = gcm.features(images)
+    assert features.shape[-2:] == (4, 4)
+    stages = unpack(features, gcm.encoder.channels)
+    assert list(stages) == [16, 8, 4]
+    for stride, stage in stages.items():
+        torch.testing.assert_close(stage, expected[stride], atol=1e-5, rtol=1e-5)
+
+
+def test_a_skip_makes_the_map_depend_on_the_finer_stage_alone() -> None:
+    gcm = make(skips=(4,))
+    with torch.no_grad():
+        features = gcm.features(pictures(1))
+        changed = features.clone()
+        changed[:, gcm.encoder.channels[16] :, 0, 0] += 1  # the corner's finer pixels
+        difference = (gcm.cwm(features, (64, 64)) - gcm.cwm(changed, (64, 64))).abs().amax(dim=(0, 1, 2))
+    # 16 px of the image, and what the convolutions at 16, 32 and 64 px a side carry on: 4 + 2 + 1 + 1 px.
+    assert difference[:16, :16].max() > 0
+    assert difference[28:, :].max() == 0
+    assert difference[:, 28:].max() == 0
+
+
+@pytest.mark.parametrize(("skips", "said"), [((3,), "no finer stage of stride 3"), ((16,), "no finer stage")])
+def test_a_skip_that_the_encoder_lacks_is_refused(skips: tuple[int, ...], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        GCM(CLASSES, 64, encoder="test_efficientnet", weights="random", skips=skips)
+
+
+@pytest.mark.parametrize("skips", [(), (8, 4)])
 @pytest.mark.parametrize(("decoders", "cwm_channels", "head", "last_kernel", "multiply"), COMBINATIONS)
 def test_contribution_averages_to_the_logit(
-    decoders: Any, cwm_channels: Any, head: Any, last_kernel: Any, multiply: Any
+    skips: Any, decoders: Any, cwm_channels: Any, head: Any, last_kernel: Any, multiply: Any
 ) -> None:
     gcm = make(
+        skips=skips,
         decoders=decoders,
         cwm_channels=cwm_channels,
         head=head,

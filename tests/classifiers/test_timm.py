@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -134,3 +136,21 @@ def test_macs_known_answer_and_hooks_gone() -> None:
     with pytest.raises(RuntimeError):
         count_macs(network, torch.zeros(1, 5, 9, 9))
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_a_network_may_see_images_at_another_side() -> None:
+    plain = TimmClassifier(["a", "b"], 128, model="resnet10t", weights="random").eval()
+    small = TimmClassifier(["a", "b"], 64, model="resnet10t", weights="random", resize=128).eval()
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    larger = torch.nn.functional.interpolate(images, size=128, mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        prediction = small.predict(images)
+        assert prediction.features.shape == (2, 512, 4, 4)
+        assert prediction.frame.height == 64
+        assert torch.equal(prediction.logits, plain(larger))
+
+
+@pytest.mark.parametrize("resize", [16, 4096, "224", True])
+def test_an_absurd_side_is_refused(resize: Any) -> None:
+    with pytest.raises(UsageError, match="resize"):
+        TimmClassifier(["a", "b"], 64, model="resnet10t", weights="random", resize=resize)

@@ -15,13 +15,14 @@ from tests.tiny import tiny_benchmark
 from xaibench.benchmark import ClassifierSpec, Recipe, override
 from xaibench.classifiers.gcm import GCM
 from xaibench.datasets.base import Splits
-from xaibench.errors import WeightsError, XaibenchError
+from xaibench.errors import UsageError, WeightsError, XaibenchError
 from xaibench.harness.setup import load_splits, make_classifier, obtain_weights
 from xaibench.metrics.classification import class_scores
 from xaibench.progress import Progress
 from xaibench.training.arrays import compute_arrays
 from xaibench.training.checkpoint import Checkpoint, Making, find_checkpoint, load_weights, read_checkpoint
 from xaibench.training.module import EpochSampler, mean_auc
+from xaibench.training.views import vary
 
 BENCHMARK = tiny_benchmark()
 
@@ -86,6 +87,24 @@ def test_batch_norm_trains_in_what_trains_and_in_nothing_else(splits: Splits) ->
     assert not classifier.training
 
 
+def test_a_sparse_recipe_puts_less_into_the_contribution_maps(splits: Splits) -> None:
+    images = torch.from_numpy(np.stack([splits.val[i].image for i in range(4)])).expand(-1, 3, -1, -1)
+    amounts = []
+    gentle = {"optimizer": "adam", "learning_rate": 1e-3, "momentum": 0.0, "epochs": 3, "selection": "last"}
+    for sparsity in (0.0, 5.0):
+        classifier, _ = obtain(splits, spec(**gentle, sparsity=sparsity))
+        with torch.no_grad():
+            amounts.append(float(classifier.predict(images).maps["ccm"].abs().mean()))
+    assert amounts[1] < 0.75 * amounts[0]  # 0.50 when this was written
+
+
+def test_a_sparse_recipe_needs_contribution_maps(splits: Splits) -> None:
+    wanted = override(BENCHMARK.classifier("densenet121"), {}, {"sparsity": 0.1})
+    classifier = make_classifier("densenet121", wanted, BENCHMARK)
+    with pytest.raises(UsageError, match="only gcm has"):
+        obtain_weights("densenet121", classifier, wanted, BENCHMARK, splits)
+
+
 def test_a_finished_training_is_found_again_and_leaves_no_scratch(splits: Splits, tmp_path: Path) -> None:
     first, made = obtain(splits, spec())
     said: list[str] = []
@@ -103,7 +122,7 @@ def test_selection_keeps_the_best_epoch(splits: Splits) -> None:
     best = max(record["auc"] or 0.0 for record in by_validation.history)
     classifier, _ = obtain(splits, spec(epochs=4))
     arrays = compute_arrays(classifier.optimized(), splits.val, by_validation.path.parent / "again", flip=False)
-    images, features, labels = arrays.batch(range(len(arrays)), [False] * len(arrays))
+    images, features, labels = arrays.batch(range(len(arrays)), [0] * len(arrays))
     with torch.no_grad():
         logits = classifier.head(features, images)
     scores = class_scores(logits.double().numpy(), "multiclass")
@@ -125,15 +144,17 @@ def test_the_frozen_body_runs_once_over_each_image(splits: Splits, monkeypatch: 
     assert seen == len(splits.train) + len(splits.val)
 
 
-def test_arrays_hold_what_the_network_would_compute(splits: Splits, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("flip", "copies"), [(False, 0), (True, 0), (False, 2), (True, 2)])
+def test_arrays_hold_what_the_network_would_compute(splits: Splits, tmp_path: Path, flip: bool, copies: int) -> None:
     classifier = GCM(BENCHMARK.classes, 64, encoder="tf_efficientnet_lite0").optimized()
-    arrays = compute_arrays(classifier, splits.val, tmp_path / "arrays", flip=True, batch_size=5)
+    arrays = compute_arrays(classifier, splits.val, tmp_path / "arrays", flip=flip, copies=copies, batch_size=5)
     assert arrays.images.dtype == np.uint8
-    rows, flips = [3, 7, 3], [False, True, True]
-    images, features, labels = arrays.batch(rows, flips)
-    for position, (row, mirrored) in enumerate(zip(rows, flips, strict=True)):
-        image = torch.from_numpy(splits.val[row].image)
-        image = image.flip(-1) if mirrored else image
+    rows = [3, 7, 3, 3]
+    views = [0, int(flip), 2 * copies, 2 * copies + int(flip)]
+    images, features, labels = arrays.batch(rows, views)
+    for position, (row, view) in enumerate(zip(rows, views, strict=True)):
+        image = vary(torch.from_numpy(splits.val[row].image)[None], [splits.val.ids[row]], view // 2)[0]
+        image = image.flip(-1) if view % 2 else image
         # Exact: eight bits hold a phantom's grey levels.
         assert torch.equal(images[position, 0], image[0])
         with torch.no_grad():
@@ -161,7 +182,9 @@ def test_a_sampler_repeats_an_epoch_and_shuffles_the_next() -> None:
     shares = labels[[row for row, _ in drawn]].mean(axis=0)
     # 10,000 draws: four standard errors of a share of a quarter are 0.017.
     np.testing.assert_allclose(shares, 0.25, atol=0.02)
-    assert np.mean([mirrored for _, mirrored in drawn]) == pytest.approx(0.5, abs=0.02)
+    assert np.mean([view for _, view in drawn]) == pytest.approx(0.5, abs=0.02)
+    varied = list(EpochSampler(np.repeat(labels, 100, axis=0), Recipe(augment=3)))
+    assert np.unique([view for _, view in varied], return_counts=True)[0].tolist() == [0, 2, 4, 6]
 
 
 def test_a_checkpoint_of_another_recipe_is_refused_by_what_differs(splits: Splits) -> None:

@@ -5,21 +5,21 @@ Arai and Nagao 2017 (IPSJ TOM 10(2)); as used on chest X-rays by Fukai, Arai and
     z = encoder(x);  CWM = decoder(z);  CCM = x * CWM;  score = mean of CCM
 
 So a score is the inner product of the image with a weight map made on the fly, and ``CCM.mean() == logit``.
+The option ``skips`` goes past the papers: the decoder also sees the encoder's finer stages, as in a U-Net.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 
-from xaibench.classifiers.base import Classifier, Normalize, Weights, seeded
-from xaibench.classifiers.weights import build_backbone, normalize_of, outline, pretrained_config
-from xaibench.errors import UsageError, first_line
+from xaibench.classifiers.base import Classifier, seeded
+from xaibench.classifiers.encoder import STRIDE, build_encoder, unpack
+from xaibench.errors import UsageError
 
 _WIDTHS = (512, 256, 128, 64)
 
@@ -34,6 +34,7 @@ class GCM(Classifier):
         weights: of the encoder, see `xaibench.classifiers.weights`.
         stage: where the encoder ends; None: its last stage of stride 16. An EfficientNet takes "blocks.3" too, whose
             features see half as much of the image as those of ``blocks[4]``.
+        skips: strides, of 8, 4 and 2, of the encoder's stages that join the decoder at their resolution: sharper maps.
         decoders: "shared", one decoder with K maps (the chest X-ray paper's table 4), or "per_class" (GCM as published
             first).
         cwm_channels: 1, each map broadcast over RGB, or 3.
@@ -42,8 +43,8 @@ class GCM(Classifier):
         multiply: the image that CWM multiplies: "raw", in [0, 1], or "normalized", as the encoder sees it.
         seed: of the decoder's initial weights.
 
-    `features` are z, (B, C, H/16, W/16). Own maps, each (B, K, H, W): "cwm" (mean over its channels) and "ccm" (mean
-    over RGB, so that its mean over the image is the logit).
+    `features` are z, (B, C, H/16, W/16); finer stages follow as further channels, space to depth. Own maps, each
+    (B, K, H, W): "cwm" (mean over its channels) and "ccm" (mean over RGB; its mean over the image is the logit).
 
     Raises:
         UsageError: an option out of its range, or a backbone without a usable stage of stride 16.
@@ -61,6 +62,7 @@ class GCM(Classifier):
         encoder: str = "efficientnet_b0",
         weights: str = "auto",
         stage: str | None = None,
+        skips: Sequence[int] = (),
         decoders: Literal["shared", "per_class"] = "shared",
         cwm_channels: Literal[1, 3] = 1,
         head: Literal["linear", "relu"] = "linear",
@@ -78,14 +80,13 @@ class GCM(Classifier):
         ):
             if value not in allowed:
                 raise UsageError(f"gcm: {option} = {value!r}; it is one of {', '.join(map(repr, allowed))}")
-        self.encoder, self.normalize, self.weights = build_encoder(encoder, weights, input_size, stage)
+        self.encoder, self.normalize, self.weights = build_encoder(encoder, weights, input_size, stage, skips)
         self.cwm_channels, self.multiply = cwm_channels, multiply
+        maps, copies = (len(classes) * cwm_channels, 1) if decoders == "shared" else (cwm_channels, len(classes))
         with seeded(seed):
-            channels = self.encoder.out_channels
-            if decoders == "shared":
-                self.decoders = nn.ModuleList([build_decoder(channels, len(classes) * cwm_channels, head, last_kernel)])
-            else:
-                self.decoders = nn.ModuleList(build_decoder(channels, cwm_channels, head, last_kernel) for _ in classes)
+            self.decoders = nn.ModuleList(
+                Decoder(self.encoder.channels, maps, head, last_kernel) for _ in range(copies)
+            )
 
     def train(self, mode: bool = True) -> GCM:
         """Set training mode of the decoder; the encoder stays in eval mode, so its batch statistics never move."""
@@ -94,7 +95,8 @@ class GCM(Classifier):
         return self
 
     def features(self, images: Tensor) -> Tensor:
-        with torch.no_grad():  # frozen, also for the optimiser
+        # Frozen, also for the optimiser; yet a gradient of the image itself must pass.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
             return self.encoder(self.normalize(images))  # type: ignore[no-any-return]
 
     def cwm(self, features: Tensor, size: tuple[int, int]) -> Tensor:
@@ -134,94 +136,41 @@ class GCM(Classifier):
         self.decoders.load_state_dict(state)
 
 
-class Encoder(nn.Module):
-    """A timm backbone that ends at stride 16: (B, 3, H, W) normalised images to (B, out_channels, H/16, W/16)."""
+class Decoder(nn.Sequential):
+    """Table 4: features (B, C, h, w) to maps (B, maps, 16 h, 16 w), signed unless `head` is "relu".
 
-    def __init__(self, backbone: nn.Module, out_channels: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.out_channels = out_channels
-        self.channels_are_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"  # Swin and its kin
-
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.backbone(images)[-1]
-        return features.permute(0, 3, 1, 2) if self.channels_are_last else features  # type: ignore[no-any-return]
-
-
-class _FirstBlocks(nn.Module):
-    """An EfficientNet up to one of its blocks; timm's own keeps, and runs, those after it."""
-
-    def __init__(self, backbone: EfficientNetFeatures, last: int) -> None:
-        super().__init__()
-        self.conv_stem, self.bn1, self.blocks = backbone.conv_stem, backbone.bn1, backbone.blocks[: last + 1]
-        with torch.no_grad():
-            self.out_channels = int(self.eval()(torch.zeros(1, 3, 32, 32))[-1].shape[1])
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [self.blocks(self.bn1(self.conv_stem(images)))]
-
-
-def _block(stage: str, last: int, name: str) -> int:
-    known = [f"blocks.{index}" for index in (last - 1, last)]
-    if stage not in known:
-        raise UsageError(f"gcm: stage = {stage!r} of encoder {name!r}; it is one of {', '.join(known)}")
-    return int(stage.split(".")[1])
-
-
-def build_encoder(
-    name: str, weights: str, input_size: int, stage: str | None = None
-) -> tuple[Encoder, Normalize, Weights]:
-    """Build a frozen encoder in eval mode, with the normalisation it was trained with.
-
-    Raises:
-        UsageError: no stage of stride 16, or an input size that the backbone does not take.
-        WeightsError: the weights can't be had.
+    Args:
+        channels: stride to channels of what `unpack` gives: the coarsest stage, then skips.
+        maps: number of output channels.
+        head, last_kernel: see `GCM`.
     """
-    options: dict[str, Any] = {"features_only": True}
-    probe = outline(name, **options)  # which stages there are is only known of a built model
-    strides = probe.feature_info.reduction()
-    stages = [index for index, stride in enumerate(strides) if stride == 16]
-    if not stages:
-        raise UsageError(f"encoder {name!r} has no stage of stride 16, only {strides}; take another timm backbone")
-    if input_size % 16:
-        raise UsageError(f"input_size = {input_size} is no multiple of 16, the stride of encoder {name!r}")
-    config = pretrained_config(name)
-    if config is not None and config.fixed_input_size:  # a Vision Transformer: its position embedding fits one grid
-        options["img_size"] = input_size
-    backbone, record = build_backbone(name, weights, **options, out_indices=stages[-1:])
-    if isinstance(backbone, EfficientNetFeatures):  # timm keeps, and runs, the stages after the one asked for
-        last = int(probe.feature_info.module_name(stages[-1]).split(".")[1])
-        backbone = _FirstBlocks(backbone, last if stage is None else _block(stage, last, name))
-        channels = backbone.out_channels
-    elif stage is None:
-        channels = int(probe.feature_info.channels()[stages[-1]])
-    else:
-        raise UsageError(
-            f"stage = {stage!r}: only an EfficientNet can be cut elsewhere than at its last stage of stride 16"
-        )
-    encoder = Encoder(backbone, channels)
-    encoder.requires_grad_(False).eval()
-    try:
-        with torch.no_grad():
-            found = tuple(encoder(torch.zeros(1, 3, input_size, input_size)).shape)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise UsageError(f"encoder {name!r} takes no images of {input_size} px: {first_line(error)}") from error
-    if len(found) != 4 or found[1] != encoder.out_channels:
-        raise UsageError(f"encoder {name!r}'s features have shape {found}, not (B, C, h, w); take another backbone")
-    return encoder, normalize_of(name), record
 
+    def __init__(self, channels: Mapping[int, int], maps: int, head: str, last_kernel: int) -> None:
+        width = channels[STRIDE]
+        layers = [*_conv_block(width, width)]
+        for level, wider in enumerate(_WIDTHS, start=1):
+            width += channels.get(STRIDE >> level, 0)
+            layers += [nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)]
+            layers += [nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)]
+            layers += _conv_block(width, wider, kernel=1)
+            width = wider
+        if head == "relu":
+            layers += _conv_block(width, maps, kernel=last_kernel)
+        else:
+            layers += [nn.Conv2d(width, maps, last_kernel, padding=last_kernel // 2)]
+        super().__init__(*layers)
+        self.channels = dict(channels)
 
-def build_decoder(channels: int, maps: int, head: str, last_kernel: int) -> nn.Sequential:
-    """Build table 4: (B, channels, h, w) to (B, maps, 16 h, 16 w), signed unless `head` is "relu"."""
-    layers = [*_conv_block(channels, channels)]
-    for width in _WIDTHS:
-        layers += [nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)]
-        layers += [nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)]
-        layers += _conv_block(channels, width, kernel=1)
-        channels = width
-    if head == "relu":
-        return nn.Sequential(*layers, *_conv_block(channels, maps, kernel=last_kernel))
-    return nn.Sequential(*layers, nn.Conv2d(channels, maps, last_kernel, padding=last_kernel // 2))
+    def forward(self, features: Tensor) -> Tensor:
+        stages = unpack(features, self.channels)
+        maps, stride = stages[STRIDE], STRIDE
+        for layer in self:
+            maps = layer(maps)
+            if isinstance(layer, nn.Upsample):
+                stride //= 2
+                if stride in stages:
+                    maps = torch.cat([maps, stages[stride]], dim=1)
+        return maps
 
 
 def _conv_block(channels: int, width: int, kernel: int = 3) -> list[nn.Module]:

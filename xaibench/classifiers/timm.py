@@ -22,6 +22,8 @@ class TimmClassifier(Classifier):
         input_size: side of the images.
         model: the timm model's name.
         weights: see `xaibench.classifiers.weights`.
+        resize: side that the network sees images at, when it is not theirs: finer features of small images, or the side
+            that pretrained weights know. Brought there bilinearly; maps stay in the images' frame.
         seed: of the last layer's initial weights (of all, when weights are "random").
 
     `features` are `forward_features`, (B, C, h, w): DenseNet-121 1024 x 8 x 8 at 256 px.
@@ -32,9 +34,19 @@ class TimmClassifier(Classifier):
     """
 
     def __init__(
-        self, classes: Sequence[str], input_size: int = 256, *, model: str, weights: str = "auto", seed: int = 0
+        self,
+        classes: Sequence[str],
+        input_size: int = 256,
+        *,
+        model: str,
+        weights: str = "auto",
+        resize: int | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(classes, input_size)
+        if resize is not None and (type(resize) is not int or not 32 <= resize <= 2048):
+            raise UsageError(f"timm:{model}: resize = {resize!r}; it is a side of 32 to 2048 pixels")
+        self.resize = None if resize == input_size else resize
         self.model: Any  # an nn.Module with timm's further methods
         self.model, self.weights = build_backbone(model, weights, seed=seed, num_classes=len(classes))
         self.normalize = normalize_of(model)
@@ -44,6 +56,8 @@ class TimmClassifier(Classifier):
         self.head_is_pooled_linear = self.last_layer is not None and self._pools_then_multiplies()
 
     def features(self, images: Tensor) -> Tensor:
+        if self.resize is not None:
+            images = F.interpolate(images, size=self.resize, mode="bilinear", align_corners=False)
         return self.model.forward_features(self.normalize(images))  # type: ignore[no-any-return]
 
     def head(self, features: Tensor, images: Tensor) -> Tensor:
@@ -73,7 +87,8 @@ class TimmClassifier(Classifier):
                     )
                 self.model.forward_head(features)
         except (RuntimeError, ValueError, AssertionError) as error:
-            raise UsageError(f"timm:{model} takes no images of {self.input_size} px: {first_line(error)}") from error
+            side = self.resize or self.input_size
+            raise UsageError(f"timm:{model} takes no images of {side} px: {first_line(error)}") from error
         finally:
             self.train(training)
 
@@ -96,7 +111,12 @@ class TimmClassifier(Classifier):
 
 
 def densenet121(
-    classes: Sequence[str], input_size: int = 256, *, weights: str = "auto", seed: int = 0
+    classes: Sequence[str],
+    input_size: int = 256,
+    *,
+    weights: str = "auto",
+    resize: int | None = None,
+    seed: int = 0,
 ) -> TimmClassifier:
     """DenseNet-121 (Huang 2017), the paper's comparison: timm's, with a fresh last layer."""
-    return TimmClassifier(classes, input_size, model="densenet121", weights=weights, seed=seed)
+    return TimmClassifier(classes, input_size, model="densenet121", weights=weights, resize=resize, seed=seed)

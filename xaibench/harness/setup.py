@@ -137,7 +137,7 @@ def expected_seconds(classifier: Classifier, recipe: Recipe, splits: Splits) -> 
     classifier.train(was_training)
     train, held_out = len(splits.train) / recipe.batch_size, len(splits.val) / recipe.batch_size
     if classifier.body_is_frozen:
-        once = features * (train * (1 + recipe.flip) + held_out)
+        once = features * (train * (1 + recipe.flip) * (1 + recipe.augment) + held_out)
         return once + recipe.epochs * head * (3 * train + held_out)
     return recipe.epochs * (features + head) * (3 * train + held_out)
 

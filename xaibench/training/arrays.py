@@ -7,7 +7,7 @@ each appears under its name only when it is whole, so an interrupted training fi
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split
 from xaibench.datasets.loader import batches
+from xaibench.training.views import vary
 
 Advance = Callable[[int], None]
 
@@ -27,8 +28,8 @@ class Arrays:
     """Images, labels and (for a frozen body) features of a split.
 
     Attributes:
-        images: (N, C, H, W) uint8 where 8 bits hold them exactly, else float32 in [0, 1].
-        features: (V, N, c, h, w) float32, V = 1, or 2 with the mirrored images' second; None for a body that trains.
+        images: (copies, N, C, H, W) uint8 where 8 bits hold them exactly, else float32 in [0, 1].
+        features: (V, N, c, h, w) float32 by view, or by copy where none is mirrored; None for a body that trains.
         labels: (N, K) float32.
     """
 
@@ -40,16 +41,19 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, rows: Sequence[int], flips: Sequence[bool]) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Return images (B, 3, H, W) in [0, 1], features (B, c, h, w) or None, and labels (B, K)."""
-        pairs = list(zip(rows, flips, strict=True))
+    def batch(self, rows: Sequence[int], views: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return views of images (B, 3, H, W) in [0, 1], features (B, c, h, w) or None, and labels (B, K)."""
+        pictures = [self.images[view // 2, row] for row, view in zip(rows, views, strict=True)]
         images = torch.from_numpy(
-            np.stack([self.images[row][..., ::-1] if flip else self.images[row] for row, flip in pairs])
+            np.stack([p[..., ::-1] if view % 2 else p for p, view in zip(pictures, views, strict=True)])
         )
         images = images.float().div_(255) if images.dtype == torch.uint8 else images
         features = None
         if self.features is not None:
-            features = torch.from_numpy(np.stack([self.features[int(flip), row] for row, flip in pairs]))
+            each = 2 * len(self.images) // len(self.features)  # 1: mirrored features are there, 2: they are not
+            features = torch.from_numpy(
+                np.stack([self.features[view // each, row] for row, view in zip(rows, views, strict=True)])
+            )
         return images.expand(-1, 3, -1, -1), features, torch.from_numpy(self.labels[list(rows)])
 
 
@@ -59,6 +63,7 @@ def compute_arrays(
     folder: Path,
     *,
     flip: bool,
+    copies: int = 0,
     batch_size: int = 32,
     advance: Advance | None = None,
 ) -> Arrays:
@@ -66,45 +71,51 @@ def compute_arrays(
 
     Args:
         flip: also the mirrored images' features.
+        copies: varied copies of each image, beside the image itself.
         advance: called with the number of images done.
     """
     if not len(split):
-        return Arrays(np.empty((0, 1, classifier.input_size, classifier.input_size), np.uint8), None, split.labels)
+        return Arrays(np.empty((1, 0, 1, classifier.input_size, classifier.input_size), np.uint8), None, split.labels)
     folder.mkdir(parents=True, exist_ok=True)
     with_features = classifier.body_is_frozen
     if not (folder / "images.npy").is_file() or (with_features and not (folder / "features.npy").is_file()):
-        _fill(classifier, split, folder, (False, True) if flip else (False,), batch_size, advance or (lambda _: None))
+        views = [view for view in range(2 * (1 + copies)) if flip or view % 2 == 0]
+        _fill(classifier, split, folder, views, batch_size, advance or (lambda _: None))
     images = np.load(folder / "images.npy", mmap_mode="r")
     return Arrays(images, np.load(folder / "features.npy", mmap_mode="r") if with_features else None, split.labels)
 
 
 def _fill(
-    classifier: Classifier, split: Split, folder: Path, views: Iterable[bool], batch_size: int, advance: Advance
+    classifier: Classifier, split: Split, folder: Path, views: Sequence[int], batch_size: int, advance: Advance
 ) -> None:
     images: Any = None
     features: Any = None
-    views, start = tuple(views), 0
+    start = 0
     for batch in batches(split, batch_size):
-        grey = np.stack([sample.image for sample in batch.samples])
-        bytes_ = np.rint(grey * 255).astype(np.uint8)
-        exact = bool((bytes_.astype(np.float32) / np.float32(255) == grey).all())
-        if images is None:
-            images = _new(folder / "images.part.npy", np.uint8 if exact else np.float32, (len(split), *grey.shape[1:]))
-        elif images.dtype == np.uint8 and not exact:
-            images = _widen(images, folder)
-        rows = slice(start, start + len(grey))
-        images[rows] = bytes_ if images.dtype == np.uint8 else grey
-        if classifier.body_is_frozen:
-            for view, mirrored in enumerate(views):
+        own = torch.from_numpy(np.stack([sample.image for sample in batch.samples]))
+        rows = slice(start, start + len(own))
+        for copy in range(1 + views[-1] // 2):
+            grey = vary(own, [sample.id for sample in batch.samples], copy).numpy()
+            bytes_ = np.rint(grey * 255).astype(np.uint8)
+            exact = bool((bytes_.astype(np.float32) / np.float32(255) == grey).all())
+            if images is None:
+                shape = (1 + views[-1] // 2, len(split), *grey.shape[1:])
+                images = _new(folder / "images.part.npy", np.uint8 if exact else np.float32, shape)
+            elif images.dtype == np.uint8 and not exact:
+                images = _widen(images, folder)
+            images[copy, rows] = bytes_ if images.dtype == np.uint8 else grey
+            for place, view in enumerate(views):
+                if view // 2 != copy or not classifier.body_is_frozen:
+                    continue
+                pictures = torch.from_numpy(grey).expand(-1, 3, -1, -1)
                 with torch.no_grad():
-                    found = classifier.features(_view(batch.images, mirrored, classifier.device)).float().cpu().numpy()
+                    found = classifier.features(_view(pictures, view % 2 == 1, classifier.device)).float().cpu().numpy()
                 if features is None:
-                    features = _new(
-                        folder / "features.part.npy", np.float32, (len(views), len(split), *found.shape[1:])
-                    )
-                features[view, rows] = found
-        start += len(grey)
-        advance(len(grey))
+                    shape = (len(views), len(split), *found.shape[1:])
+                    features = _new(folder / "features.part.npy", np.float32, shape)
+                features[place, rows] = found
+        start += len(own)
+        advance(len(own))
     for name, array in (("images", images), ("features", features)):
         if array is not None:
             array.flush()

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from xaibench.benchmark import Benchmark, ClassifierSpec, digest
+from xaibench.benchmark import Benchmark, ClassifierSpec, Recipe, digest
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Splits
 from xaibench.errors import WeightsError
@@ -22,7 +22,10 @@ from xaibench.paths import cache_dir
 
 @dataclass(frozen=True)
 class Making:
-    """Everything that decides a checkpoint's weights; its hash names the checkpoint."""
+    """Everything that decides a checkpoint's weights; its hash names the checkpoint.
+
+    Fields of the recipe at their defaults stay out of the hash, so that a field added later changes no hash.
+    """
 
     classifier: str
     classes: tuple[str, ...]
@@ -35,7 +38,9 @@ class Making:
 
     @property
     def hash(self) -> str:
-        return digest(asdict(self))
+        defaults = Recipe().model_dump(mode="json")
+        recipe = {key: value for key, value in self.recipe.items() if value != defaults.get(key)}
+        return digest({**asdict(self), "recipe": recipe})
 
     @classmethod
     def of(cls, name: str, spec: ClassifierSpec, benchmark: Benchmark, splits: Splits) -> Making:
@@ -103,6 +108,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         table.pop("hash")
         making = table.pop("making")
         making["classes"] = tuple(making["classes"])
+        making["recipe"] = {**Recipe().model_dump(mode="json"), **making["recipe"]}  # written before a field was added
         return Checkpoint(path=path, making=Making(**making), **table)
     except FileNotFoundError as error:
         raise WeightsError(f"{beside} is missing: a checkpoint needs the JSON that was written with it") from error

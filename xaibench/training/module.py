@@ -20,11 +20,12 @@ from xaibench.errors import XaibenchError
 from xaibench.metrics.classification import class_scores, roc_auc
 from xaibench.training.arrays import Arrays
 
-Row = tuple[int, bool]
+Row = tuple[int, int]
+"""An image's row and the view of it: see `xaibench.training.views`."""
 
 
 class EpochSampler(Sampler[Row]):
-    """Draw (row, mirrored?) pairs; the order is a function of seed and epoch alone, so a resume repeats it."""
+    """Draw (row, view) pairs; the order is a function of seed and epoch alone, so a resume repeats it."""
 
     def __init__(self, labels: npt.NDArray[np.float32], recipe: Recipe) -> None:
         self.labels, self.recipe, self.epoch = labels, recipe, 0
@@ -43,8 +44,10 @@ class EpochSampler(Sampler[Row]):
             rows = random.choice(count, size=count, p=balanced_weights(self.labels))
         else:
             rows = random.permutation(count)
-        flips = random.random(count) < 0.5 if self.recipe.flip else np.zeros(count, dtype=bool)
-        return iter(zip(rows.tolist(), flips.tolist(), strict=True))
+        views = (random.random(count) < 0.5).astype(int) if self.recipe.flip else np.zeros(count, dtype=int)
+        if self.recipe.augment:
+            views += 2 * random.integers(0, self.recipe.augment + 1, count)
+        return iter(zip(rows.tolist(), views.tolist(), strict=True))
 
 
 def balanced_weights(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -90,37 +93,37 @@ class Training(L.LightningModule):
         return self._loader(self.train_arrays, sampler, drop_last=last)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        rows = [(row, False) for row in range(len(self.held_out))]
+        rows = [(row, 0) for row in range(len(self.held_out))]
         return self._loader(self.held_out, rows)
 
     def _loader(self, arrays: Arrays, sampler: Any, *, drop_last: bool = False) -> DataLoader[Any]:
         def collate(rows: list[Row]) -> tuple[Tensor, Tensor | None, Tensor]:
-            return arrays.batch([row for row, _ in rows], [mirrored for _, mirrored in rows])
+            return arrays.batch([row for row, _ in rows], [view for _, view in rows])
 
         return DataLoader(
             _Rows(), batch_size=self.recipe.batch_size, sampler=sampler, collate_fn=collate, drop_last=drop_last
         )
 
-    def logits(self, images: Tensor, features: Tensor | None) -> Tensor:
-        """Return logits (B, K), from features where the body is frozen."""
+    def outputs(self, images: Tensor, features: Tensor | None) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Return logits (B, K) and the classifier's own maps, from features where the body is frozen."""
         images = images.contiguous(memory_format=torch.channels_last)
         if features is None:
-            return self.classifier(images)  # type: ignore[no-any-return]
-        return self.classifier.head(features.contiguous(memory_format=torch.channels_last), images)
+            features = self.classifier.features(images)
+        return self.classifier.head_with_maps(features.contiguous(memory_format=torch.channels_last), images)
 
     def training_step(self, batch: tuple[Tensor, Tensor | None, Tensor], index: int) -> Tensor:
         images, features, labels = batch
-        logits = self.logits(images, features)
+        logits, maps = self.outputs(images, features)
         if self.task == "multilabel":
             loss = F.binary_cross_entropy_with_logits(logits, labels)
         else:
             loss = F.cross_entropy(logits, labels.argmax(dim=1))
         self._losses.append(loss.detach())
-        return loss
+        return loss + self.recipe.sparsity * maps["ccm"].abs().mean() if self.recipe.sparsity else loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None, Tensor], index: int) -> None:
         images, features, _ = batch
-        self._logits.append(self.logits(images, features))
+        self._logits.append(self.outputs(images, features)[0])
 
     def close_epoch(self) -> None:
         """Add a line to the history and keep the weights if the recipe selects this epoch.

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Callback
 from xaibench.benchmark import Recipe
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Splits
-from xaibench.errors import XaibenchError
+from xaibench.errors import UsageError, XaibenchError
 from xaibench.paths import cache_dir
 from xaibench.progress import Progress
 from xaibench.training.arrays import Arrays, compute_arrays, remove_arrays
@@ -38,6 +38,7 @@ def train(
     and ends with the weights of an undisturbed one.
 
     Raises:
+        UsageError: the recipe asks for sparse contribution maps of a classifier that has none.
         XaibenchError: the training split lacks a class, no held-out image can select an epoch, or the loss is no longer
             finite.
     """
@@ -49,6 +50,10 @@ def train(
         raise XaibenchError(f"no training image of class {missing[0]!r}: check the data, with xaibench data check")
     started = time.monotonic()
     work = cache_dir() / "training" / making.hash[:16]
+    if recipe.sparsity and "ccm" not in classifier.own_maps:
+        raise UsageError(
+            f"recipe sparsity = {recipe.sparsity:g} needs class contribution maps, which only gcm has: leave it 0"
+        )
     selects = splits.test if recipe.selection == "paper" else splits.val
     if recipe.selection == "validation" and not _can_select(selects.labels):
         raise XaibenchError(
@@ -57,12 +62,22 @@ def train(
         )
     arrays = []
     classifier.optimized()
-    for name, split, flip in (("train", splits.train, recipe.flip), ("held out", selects, False)):
+    for name, split, flip, copies in (
+        ("train", splits.train, recipe.flip, recipe.augment),
+        ("held out", selects, False, 0),
+    ):
         progress.stage(
             f"reading {name} images" + (", running the frozen encoder" if classifier.body_is_frozen else ""), len(split)
         )
         arrays.append(
-            compute_arrays(classifier, split, work / name.replace(" ", "_"), flip=flip, advance=progress.advance)
+            compute_arrays(
+                classifier,
+                split,
+                work / name.replace(" ", "_"),
+                flip=flip,
+                copies=copies,
+                advance=progress.advance,
+            )
         )
     module = _fit(classifier, arrays[0], arrays[1], recipe, making.task, work, progress)
     classifier.load_trained_state(module.best_state)
@@ -87,6 +102,7 @@ def _fit(
         L.seed_everything(recipe.seed, verbose=False)
         trainer = L.Trainer(
             max_epochs=recipe.epochs,
+            precision=recipe.precision,
             accelerator="auto",
             devices=1,
             logger=False,
