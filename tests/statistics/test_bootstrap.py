@@ -15,7 +15,6 @@ from xaibench.statistics import (
     Interval,
     Resampling,
     bootstrap_weights,
-    chance_corrected,
     mean_interval,
     mean_intervals,
     statistic_intervals,
@@ -45,14 +44,6 @@ def test_wilson_at_the_ends() -> None:
 def test_wilson_refuses(hits: int, n: int, confidence: float) -> None:
     with pytest.raises(UsageError):
         wilson_interval(hits, n, confidence=confidence)
-
-
-def test_chance_corrected() -> None:
-    assert chance_corrected(0.25, 0.25) == 0
-    assert chance_corrected(1.0, 0.25) == 1
-    assert chance_corrected(0.0, 0.5) == -1
-    result = chance_corrected([0.5, 0.5, math.nan], [0.0, 1.0, 0.2])
-    np.testing.assert_array_equal(result, [0.5, math.nan, math.nan])
 
 
 PATIENTS = [f"p{n}" for n in (3, 3, 1, 7, 7, 7, 2, 9)]

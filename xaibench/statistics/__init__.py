@@ -1,4 +1,4 @@
-"""Statistics: intervals that resample patients, not images."""
+"""Statistics: intervals, tests, ranks and power with the patient as the unit, not the image."""
 
 from __future__ import annotations
 
@@ -8,23 +8,45 @@ from xaibench.statistics.bootstrap import (
     Intervals,
     Resampling,
     bootstrap_weights,
-    chance_corrected,
     mean_interval,
     mean_intervals,
     statistic_intervals,
     wilson_interval,
 )
+from xaibench.statistics.chance import chance_corrected, chance_corrected_interval
+from xaibench.statistics.comparison import Comparison, paired_comparisons
+from xaibench.statistics.delong import AUCs, AUCTest, delong
+from xaibench.statistics.paired import PairedTest, holm, mcnemar_test, permutation_test
+from xaibench.statistics.power import Detectable, design_effect, detectable_difference, detectable_rate
+from xaibench.statistics.ranks import Ranking, critical_difference, rank_methods
 
 __all__ = [
+    "AUCTest",
+    "AUCs",
+    "Comparison",
+    "Detectable",
     "Interval",
     "Intervals",
+    "PairedTest",
+    "Ranking",
     "Resampling",
     "auc_interval",
     "auc_intervals",
     "bootstrap_weights",
     "chance_corrected",
+    "chance_corrected_interval",
+    "critical_difference",
+    "delong",
+    "design_effect",
+    "detectable_difference",
+    "detectable_rate",
+    "holm",
+    "mcnemar_test",
     "mean_interval",
     "mean_intervals",
+    "paired_comparisons",
+    "permutation_test",
+    "rank_methods",
     "statistic_intervals",
     "weighted_auc",
     "wilson_interval",

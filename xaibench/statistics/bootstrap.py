@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -37,8 +37,9 @@ class Interval:
 
     Args:
         low, high: the limits.
-        method: "percentile", "bca", "wilson" (a bootstrap without spread), "bounds" (one patient, or nothing defined),
-            or, for a macro mean with a class of the last two kinds, "mean of class intervals".
+        method: "percentile", "bca", "delong", "wilson" (a bootstrap or variance without spread), "bounds" (one
+            patient, or nothing defined), or, for a macro mean with a class of the last two kinds, "mean of class
+            intervals".
         undefined: resamples dropped because the statistic was undefined (a class was absent).
         resamples: resamples drawn; 0 where none were.
     """
@@ -76,7 +77,7 @@ def wilson_interval(successes: float, n: int, *, confidence: float = 0.95) -> In
     >>> f"{interval.low:.3f} to {interval.high:.3f}"
     '0.924 to 0.988'
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     if n < 1 or not 0 <= successes <= n:
         raise UsageError(f"wilson_interval needs 0 <= successes <= n and n >= 1, got {successes} of {n}")
     z = float(ndtri((1 + confidence) / 2))
@@ -88,16 +89,19 @@ def wilson_interval(successes: float, n: int, *, confidence: float = 0.95) -> In
     return Interval(low, high, "wilson")
 
 
-def chance_corrected(value: Any, chance: Any) -> Any:
-    """Return (value - chance) / (1 - chance): 0 at chance, 1 when perfect, NaN where chance is 1. Numbers or arrays.
+def interval_without_spread(
+    value: float, patients: int, *, confidence: float = 0.95, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Interval:
+    """Return what stands in where a method finds no spread: Wilson's interval over `patients`, scaled to `bounds`.
 
-    >>> chance_corrected(0.875, 0.5)
-    0.75
+    Conservative between the bounds too, as a 0/1 variable spreads most. Infinite bounds are returned as they are.
     """
-    room = 1 - np.asarray(chance, dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        corrected = np.where(room > 0, (np.asarray(value, dtype=np.float64) - chance) / room, np.nan)
-    return float(corrected) if corrected.ndim == 0 else corrected
+    width = bounds[1] - bounds[0]
+    if not math.isfinite(width):
+        return Interval(*bounds, "bounds")
+    share = min(1.0, max(0.0, (value - bounds[0]) / width))
+    wilson = wilson_interval(share * patients, patients, confidence=confidence)
+    return Interval(float(bounds[0] + width * wilson.low), float(bounds[0] + width * wilson.high), "wilson")
 
 
 class Resampling:
@@ -166,11 +170,10 @@ def statistic_intervals(
 ) -> Intervals:
     """Return intervals of the K columns of a statistic and of their mean (macro).
 
-    A column gets its bounds where `patients` is below 2 or nothing is defined, and Wilson's interval, n = `patients`
-    (value scaled to the bounds), where the bootstrap has no spread: all hits, all misses, any constant. That is
-    conservative between the bounds too, as a 0/1 variable spreads most. The macro mean runs over the columns with a
-    value; if one of them needed such a replacement, its limits are the means of the columns' limits, which is
-    conservative. Resamples where a column is undefined are dropped for it and for the macro.
+    A column gets its bounds where `patients` is below 2 or nothing is defined, and `interval_without_spread` where the
+    bootstrap has none: all hits, all misses, any constant. The macro mean runs over the columns with a value; if one
+    of them needed such a replacement, its limits are the means of the columns' limits, which is conservative.
+    Resamples where a column is undefined are dropped for it and for the macro.
 
     Args:
         statistic: weights (r, N) to (r, K); called with chunks of resamples, with ones, and for BCa with each patient
@@ -180,7 +183,7 @@ def statistic_intervals(
         method: "percentile", or "bca" (Efron 1987; jackknife over patients), percentile where BCa is undefined.
         bounds: the metric's range; infinite bounds make degenerate intervals infinite.
     """
-    _check_confidence(confidence)
+    check_confidence(confidence)
     if method not in ("percentile", "bca"):
         raise UsageError(f'interval method {method!r}: use "percentile" or "bca"')
     value = statistic(np.ones((1, len(resampling.index))))[0]
@@ -221,12 +224,8 @@ def _column(
     low, high = np.quantile(defined, tails if corrected is None else corrected)
     if high - low > FLAT * (width if math.isfinite(width) else max(1.0, abs(value))):
         return Interval(float(low), float(high), "percentile" if corrected is None else "bca", undefined, len(draws))
-    if not math.isfinite(width):
-        return Interval(*bounds, "bounds", undefined, len(draws))
-    share = min(1.0, max(0.0, (value - bounds[0]) / width))
-    wilson = wilson_interval(share * patients, patients, confidence=confidence)
-    low, high = bounds[0] + width * wilson.low, bounds[0] + width * wilson.high
-    return Interval(float(low), float(high), "wilson", undefined, len(draws))
+    replacement = interval_without_spread(value, patients, confidence=confidence, bounds=bounds)
+    return replace(replacement, undefined=undefined, resamples=len(draws))
 
 
 def _bca_tails(value: float, draws: Array, left: Array, tails: Array) -> Array | None:
@@ -294,6 +293,7 @@ def mean_interval(values: npt.ArrayLike, clusters: Sequence[str], **options: Any
     return mean_intervals(table[:, None] if table.ndim == 1 else table, clusters, **options).macro
 
 
-def _check_confidence(confidence: float) -> None:
+def check_confidence(confidence: float) -> None:
+    """Raise `UsageError` unless 0 < confidence < 1."""
     if not 0 < confidence < 1:
         raise UsageError(f"confidence must lie between 0 and 1, got {confidence}")
