@@ -7,7 +7,7 @@ same, bit for bit, for any batch size.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ TIE = 1e-6
 
 CHUNK_PIXELS = 2**22
 """Pixels worked on at once where a step needs several float64 copies: bounds the memory for large maps."""
+
+CACHE_PIXELS = 2**18
+"""Pixels sorted at once: two megabytes of keys."""
 
 
 def check_maps(maps: Tensor, masks: Tensor | None) -> None:
@@ -42,7 +45,7 @@ def undefined(maps: Tensor, masks: Tensor | None = None) -> Tensor:
     """Return (B,) bool: True for a map that is constant or not finite, and for an empty mask."""
     low, high = maps.amin((-2, -1)), maps.amax((-2, -1))  # NaN propagates through both
     bad = ~(torch.isfinite(low) & torch.isfinite(high) & (high > low))
-    return bad if masks is None else bad | ~masks.any(-1).any(-1)
+    return bad if masks is None else bad | ~masks.view(torch.uint8).amax((-2, -1)).bool()  # amax: faster than any
 
 
 def maxima(maps: Tensor) -> Tensor:
@@ -76,10 +79,15 @@ def area(masks: Tensor) -> Tensor:
     return nan_where(covered == 0, covered)
 
 
-def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Split tensors of one (B, H, W) shape along B into pieces of about `CHUNK_PIXELS`."""
-    step = max(1, CHUNK_PIXELS // max(1, tensors[0].shape[-2] * tensors[0].shape[-1]))
+def chunks(*tensors: Tensor, pixels: int = CHUNK_PIXELS) -> Iterator[tuple[Tensor, ...]]:
+    """Split tensors of one (B, H, W) shape along B into pieces of about that many pixels."""
+    step = max(1, pixels // max(1, tensors[0].shape[-2] * tensors[0].shape[-1]))
     yield from zip(*(torch.split(tensor, step) for tensor in tensors), strict=True)
+
+
+def by_chunks(step: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """Return ``step(*tensors)``, computed for a few images at a time: quicker while a step's copies fit the cache."""
+    return torch.cat([step(*piece) for piece in chunks(*tensors, pixels=CACHE_PIXELS)])
 
 
 def dilate(masks: Tensor, radius: float) -> Tensor:
@@ -133,6 +141,29 @@ def _exceeding(maps: Tensor, masks: Tensor | None = None, *, levels: Tensor) -> 
     return histogram.flip(-1).cumsum(-1).flip(-1)[:, 1:].double()
 
 
+def sort(values: Tensor) -> Tensor:
+    """Return the rows of (B, N) values in rising order, NaN last. On the CPU by numpy: ten times as fast as torch."""
+    if values.device.type != "cpu":
+        return values.sort(-1).values
+    return torch.from_numpy(np.sort(values.detach().numpy(), axis=-1))
+
+
+def kth_largest(values: Tensor, k: int) -> Tensor:
+    """Return (B,): the k-th largest of each row of (B, N) values, k from 1 to N."""
+    if values.device.type != "cpu":
+        return values.topk(k, -1).values[:, -1]
+    place = values.shape[-1] - k
+    return torch.from_numpy(np.partition(values.detach().numpy(), place, axis=-1)[:, place])
+
+
+def grey_levels(maps: Tensor) -> Tensor:
+    """Return (B, H, W) int64 in 0..255: the maps min-max scaled to 8 bits. Meaningless if constant or not finite."""
+    scaled = maps.double()
+    low = scaled.amin((-2, -1), keepdim=True)
+    scaled = (scaled - low) / (scaled.amax((-2, -1), keepdim=True) - low)
+    return (255 * scaled.nan_to_num(nan=0.0)).long().clamp(0, 255)  # truncated, as numpy.uint8 does
+
+
 def otsu_threshold(levels: Tensor) -> Tensor:
     """Return (B,) int64: Otsu's threshold of (B, P) int64 grey levels in 0..255; foreground is strictly above it.
 
@@ -158,10 +189,7 @@ def otsu_segmentation(maps: Tensor, *, holes: bool) -> Tensor:
     """
     parts = []
     for (chunk,) in chunks(maps):
-        scaled = chunk.double()
-        low = scaled.amin((-2, -1), keepdim=True)
-        scaled = (scaled - low) / (scaled.amax((-2, -1), keepdim=True) - low)
-        levels = (255 * scaled.nan_to_num(nan=0.0)).long().clamp(0, 255)  # truncated, as numpy.uint8 does
+        levels = grey_levels(chunk)
         parts.append(levels > otsu_threshold(levels.flatten(1))[:, None, None])
     segments = torch.cat(parts) if parts else torch.zeros_like(maps, dtype=torch.bool)
     return fill_holes(segments) if holes else segments

@@ -116,7 +116,7 @@ def energy(maps: Tensor, masks: Tensor) -> Tensor:
     """
     _ops.check_maps(maps, masks)
     positive = maps.clamp(min=0)
-    inside = _ops.total(positive * masks)
+    inside = _ops.total(torch.where(masks, positive, 0.0))
     return _ops.nan_where(_ops.undefined(maps, masks), inside / _ops.total(positive))  # 0/0 without a positive value
 
 

@@ -1,0 +1,159 @@
+"""Metrics of boxes: scores worked by hand, agreement with other implementations, and chance levels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from xaibench.metrics import Metric
+from xaibench.metrics._boxes import component_boxes, overlaps
+from xaibench.metrics.boxes import (
+    LEVELS,
+    box_iou,
+    t_iobb,
+    t_iobb_false_positives,
+    t_iou,
+    t_iou_false_positives,
+)
+from xaibench.metrics.localization import THRESHOLDS
+
+
+def painted(*parts: tuple[int, slice, slice], side: int = 20) -> Tensor:
+    """One map (1, side, side): a grey level in each rectangle, 0 elsewhere, and 255 in the last row's last pixel."""
+    maps = torch.zeros(1, side, side)
+    for grey, rows, columns in parts:
+        maps[0, rows, columns] = grey
+    maps[0, -1, -1] = 255
+    return maps
+
+
+def test_boxes_by_hand() -> None:
+    maps = painted((100, slice(2, 8), slice(2, 7)), (200, slice(4, 7), slice(3, 7)))
+    masks = torch.zeros(1, 20, 20, dtype=torch.bool)
+    masks[0, 4:8, 2:7] = True  # 20 pixels
+    # level 60: a box of 30, all of the region in it; level 180: one of 12, inside the region; the corner at both
+    assert t_iou(maps, masks, thresholds=[0.59, 0.6, 0.66, 0.67]).tolist() == [[1, 1, 1, 0]]
+    assert t_iou(maps, masks, thresholds=[0.59, 0.6], levels=[180]).tolist() == [[1, 0]]  # above T, not at it
+    assert t_iou_false_positives(maps, masks, thresholds=[0.5, 0.6, 0.7]).tolist() == [[2, 3, 4]]
+    assert t_iobb(maps, masks, thresholds=[0.5, 0.9]).tolist() == [[1, 1]]
+    assert t_iobb(maps, masks, thresholds=[0.5, 0.9], levels=[60]).tolist() == [[1, 0]]
+    assert t_iobb_false_positives(maps, masks, thresholds=[0.5, 0.9]).tolist() == [[2, 3]]
+    assert box_iou(maps, masks, thresholds=[0.2, 0.5, 0.9]).numpy() == pytest.approx(np.array([[2 / 3, 0.6, 0]]))
+
+
+def test_the_grey_level_itself_is_background() -> None:
+    masks = torch.zeros(1, 20, 20, dtype=torch.bool)
+    masks[0, 2:8, 2:7] = True
+    for grey, hit in ((60, 0), (61, 1), (60.9, 0)):  # 8 bits, truncated
+        assert t_iou(painted((grey, slice(2, 8), slice(2, 7))), masks, thresholds=[0.9]).item() == hit
+
+
+def test_corners_link_and_each_region_counts_for_itself() -> None:
+    maps = painted((255, slice(2, 4), slice(2, 4)), (255, slice(4, 6), slice(4, 6)))
+    masks = torch.zeros(1, 20, 20, dtype=torch.bool)
+    masks[0, 2:6, 2:6] = True
+    assert t_iou(maps, masks, thresholds=[0.99]).item() == 1  # one box of 4 x 4, though half of it is empty
+    masks[0, 10:20, 10:20] = True  # a second region, far off
+    assert t_iou(maps, masks, thresholds=[0.99]).item() == 1
+    assert t_iobb_false_positives(maps, masks, thresholds=[0.9]).item() == 0  # the corner lies in the second
+
+
+def test_largest_components_share() -> None:
+    maps = painted((255, slice(2, 4), slice(2, 4)), (255, slice(2, 4), slice(8, 10)))
+    masks = torch.zeros(1, 20, 20, dtype=torch.bool)
+    masks[0, 2:4, 2:4] = True
+    assert box_iou(maps, masks, thresholds=[0.5]).item() == 0.5
+
+
+def test_component_boxes_are_scikit_images() -> None:
+    measure = pytest.importorskip("skimage.measure")
+    segments = np.random.default_rng(0).random((6, 21, 17)) < 0.35
+    segments[2] = False
+    boxes = component_boxes(segments)
+    found = sorted(zip(boxes.image.tolist(), boxes.corners.tolist(), boxes.pixels.tolist(), strict=True))
+    regions = [(k, r) for k, s in enumerate(segments) for r in measure.regionprops(measure.label(s, connectivity=2))]
+    assert found == sorted((k, list(r.bbox), int(r.area)) for k, r in regions)
+
+
+def test_overlaps_are_torchvisions() -> None:
+    ops = pytest.importorskip("torchvision.ops")
+    segments = np.random.default_rng(1).random((4, 24, 24)) < 0.2
+    masks = np.random.default_rng(2).random((4, 24, 24)) < 0.1
+    masks[3] = False
+    boxes, regions = component_boxes(segments), component_boxes(masks)
+    iou, iobb = overlaps(boxes, regions, boxes.image)
+    for image in range(3):
+        mine, others = (torch.from_numpy(b.corners[b.image == image]).double() for b in (boxes, regions))
+        expected = ops.box_iou(mine, others).amax(1).numpy()
+        np.testing.assert_allclose(iou[boxes.image == image], expected, rtol=0, atol=1e-12)
+    assert not iou[boxes.image == 3].any()
+    assert ((iobb >= iou) & (iobb <= 1)).all()
+
+
+def wsolevaluation_box(map_: np.ndarray, threshold: float) -> tuple[int, int, int, int]:
+    """The box of wsolevaluation's compute_bboxes_from_scoremaps, without the pixel that it adds right and below."""
+    cv2 = pytest.importorskip("cv2")
+    scaled = (map_ - map_.min()) / (map_.max() - map_.min())
+    grey = (scaled * 255).astype(np.uint8)
+    binary = cv2.threshold(grey, int(threshold * grey.max()), 255, cv2.THRESH_BINARY)[1]
+    contours = cv2.findContours(binary, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)[-2]
+    left, top, width, height = cv2.boundingRect(max(contours, key=cv2.contourArea))
+    return top, left, top + height, left + width
+
+
+def test_max_box_acc_comes_from_the_columns() -> None:
+    # One bump a map: its largest outline is its largest component, and the sources agree on the box.
+    generator = torch.Generator().manual_seed(3)
+    rows, columns = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
+    y, x, a, b = (
+        low + (high - low) * torch.rand(40, generator=generator) for low, high in [(16, 32)] * 2 + [(4, 12)] * 2
+    )
+    maps = torch.exp(
+        -(((rows - y[:, None, None]) / a[:, None, None]) ** 2) - ((columns - x[:, None, None]) / b[:, None, None]) ** 2
+    ).double()
+    masks = torch.zeros(40, 48, 48, dtype=torch.bool)
+    masks[:, 14:36, 12:34] = True
+    ious = box_iou(maps, masks).numpy()
+    expected = np.empty_like(ious)
+    for index, map_ in enumerate(maps.numpy()):
+        for place, threshold in enumerate(THRESHOLDS):
+            top, left, bottom, right = wsolevaluation_box(map_, threshold)
+            shared = max(0, min(bottom, 36) - max(top, 14)) * max(0, min(right, 34) - max(left, 12))
+            expected[index, place] = shared / ((bottom - top) * (right - left) + 22 * 22 - shared)
+    np.testing.assert_allclose(ious, expected, rtol=0, atol=1e-12)
+    accuracy = [(ious >= delta).mean(0).max() for delta in (0.3, 0.5, 0.7)]
+    assert 1 > accuracy[0] > accuracy[1] > accuracy[2] > 0 or accuracy[0] == 1 > accuracy[1] > accuracy[2]
+
+
+CHANCES = [t_iou, t_iobb, t_iou_false_positives, t_iobb_false_positives, box_iou]
+
+
+@pytest.mark.parametrize("rows", [slice(0, 2), slice(4, 10)], ids=["small", "large"])
+@pytest.mark.parametrize("metric", CHANCES, ids=lambda m: m.name)
+def test_chance_is_what_noise_scores(metric: Metric, rows: slice) -> None:
+    # Chance rests on 500 maps (box_iou: 431) and their mirror images, which may tell nothing new. The columns share
+    # their draws: the band is widened to hold jointly (Bonferroni).
+    maps = torch.rand(1000, 16, 16, generator=torch.Generator().manual_seed(14))
+    mask = torch.zeros(1, 16, 16, dtype=torch.bool)
+    mask[0, rows, 5:9] = True
+    scores, expected = metric(maps, mask.expand(1000, -1, -1)), metric.chance(mask)[0]
+    variance = scores.var(0)
+    if metric.name in ("t_iou", "t_iobb"):
+        variance = torch.maximum(variance, expected * (1 - expected))
+    z = torch.special.ndtri(torch.tensor(1 - 0.005 / scores.shape[1], dtype=torch.float64))
+    assert ((scores.mean(0) - expected).abs() <= z * (variance / 1000 + variance / 400).sqrt()).all()
+
+
+def test_what_noise_is_worth() -> None:
+    masks = torch.zeros(2, 64, 64, dtype=torch.bool)
+    masks[0, 20:32, 20:32] = True  # 0.035 of the image: NIH's median Pneumothorax
+    masks[1, 18:45, 18:45] = True  # 0.178: Cardiomegaly
+    assert (t_iobb.chance(masks) > 0.9).all()  # a pixel inside is a hit
+    chance = t_iou.chance(masks, thresholds=[0.1, 0.5])
+    assert chance[0, 0] > 0.9  # among so many boxes one will do
+    assert chance[1, 0] == 1  # the whole image overlaps by the region's area
+    assert (chance[:, 1] < 0.1).all()
+    assert (t_iobb_false_positives.chance(masks) > 50).all()
+    assert LEVELS == (60, 180)

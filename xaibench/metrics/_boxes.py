@@ -1,0 +1,68 @@
+"""Boxes of the components of binary images, and how they overlap. In numpy, on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """M boxes of the components of binary images.
+
+    Attributes:
+        corners: (M, 4) top, left, bottom, right; the last two excluded.
+        image: (M,) which image a box is of.
+        pixels: (M,) how many its component has.
+        images: how many images there are.
+    """
+
+    corners: IntArray
+    image: IntArray
+    pixels: IntArray
+    images: int
+
+
+def component_boxes(segments: npt.NDArray[np.bool_]) -> Boxes:
+    """Return the boxes of the 8-connected components of (B, H, W) binary images, in order of the images.
+
+    >>> component_boxes(np.array([[[True, False, False], [False, True, False]]])).corners.tolist()
+    [[0, 0, 2, 2]]
+    """
+    linked = np.zeros((3, 3, 3), dtype=bool)
+    linked[1] = True  # no link between images
+    labels, count = ndimage.label(segments, linked)
+    found = ndimage.find_objects(labels) if count else []
+    ends = [(image.start, rows.start, columns.start, rows.stop, columns.stop) for image, rows, columns in found]
+    table = np.array(ends, dtype=np.int64).reshape(-1, 5)
+    pixels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    return Boxes(table[:, 1:], table[:, 0], pixels.astype(np.int64), len(segments))
+
+
+def overlaps(boxes: Boxes, regions: Boxes, owners: IntArray) -> FloatArray:
+    """Return (2, M): each box's largest IoU, and largest IoBB, with a region of the image `owners` (M,); 0 without one.
+
+    IoBB is the share of the detected box that lies in the region's box.
+    """
+    counts = np.bincount(regions.image, minlength=regions.images)
+    starts = np.concatenate([[0], counts.cumsum()])
+    padded = np.zeros((regions.images, counts.max(initial=0), 4), dtype=np.int64)  # an empty box overlaps nothing
+    padded[regions.image, np.arange(len(regions.image)) - starts[regions.image]] = regions.corners
+    best, size = np.zeros((2, len(owners))), _size(boxes.corners)
+    for place in range(padded.shape[1]):
+        region = padded[owners, place]
+        low, high = np.maximum(boxes.corners, region), np.minimum(boxes.corners, region)
+        shared = np.clip(high[:, 2:] - low[:, :2], 0, None).prod(-1)
+        best = np.maximum(best, shared / np.stack([size + _size(region) - shared, size]))
+    return best
+
+
+def _size(corners: IntArray) -> IntArray:
+    size: IntArray = (corners[:, 2:] - corners[:, :2]).prod(-1)
+    return size
