@@ -12,6 +12,7 @@ _PACKAGE = Path(__file__).resolve().parent
 FOLDER = next((f for f in (_PACKAGE / "_benchmarks", _PACKAGE.parent / "benchmarks") if f.is_dir()), _PACKAGE)
 
 phantom = FOLDER / "phantom.toml"
+phantom_4class = FOLDER / "phantom-4class.toml"
 chestxray8_4class = FOLDER / "chestxray8-4class.toml"
 chestxray8_sample = FOLDER / "chestxray8-sample.toml"
 chestxray8_sample_pneumonia = FOLDER / "chestxray8-sample-pneumonia.toml"

@@ -53,7 +53,7 @@ def unpack(features: Tensor, channels: Mapping[int, int]) -> dict[int, Tensor]:
     if len(channels) == 1:
         return dict.fromkeys(channels, features)
     factors = [STRIDE // stride for stride in channels]
-    parts = features.split([count * f**2 for count, f in zip(channels.values(), factors, strict=True)], dim=1)
+    parts = torch.split(features, [count * f**2 for count, f in zip(channels.values(), factors, strict=True)], dim=1)
     return {
         stride: part if f == 1 else F.pixel_shuffle(part, f)
         for stride, part, f in zip(channels, parts, factors, strict=True)

@@ -46,6 +46,25 @@ def protocol_options(command: Command) -> Command:
     return command
 
 
+def reopen_options(command: Command) -> Command:
+    """Add the options that say where a run's data and weights are, to make its maps again."""
+    for option in reversed(
+        (
+            click.option("--data-root", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the dataset."),
+            click.option(
+                "--checkpoint",
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="The run's weights, where the cache has them no more.",
+            ),
+            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
+            click.option("-q", "--quiet", is_flag=True, help="No progress."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def pairs(texts: Sequence[str], option: str) -> dict[str, Any]:
     """Read KEY=VALUE texts; a value is read as TOML would, else as a string.
 

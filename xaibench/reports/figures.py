@@ -6,13 +6,11 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -22,6 +20,7 @@ from PIL import Image
 
 from xaibench.errors import UsageError, XaibenchError
 from xaibench.paths import write_atomically
+from xaibench.reports._lettering import FONT, fit_text
 from xaibench.types import FloatArray, Frame, Region
 
 FOR = ((1.0, 0.62, 0.10), (0.93, 0.03, 0.03))
@@ -30,12 +29,12 @@ AGAINST = (0.0, 0.62, 0.45)
 """Evidence against: bluish green (Okabe and Ito), fainter, so that it reads as less to colour-blind eyes too."""
 BOX = "#2e8bff"
 _OPACITY_FOR, _OPACITY_AGAINST = 0.85, 0.30
+_DARK = [withStroke(linewidth=2.4, foreground="black", alpha=0.55)]
 
-_FONT = "DejaVu Sans"  # comes with matplotlib: the same letters everywhere
 _TILE, _GAP, _LEFT, _RIGHT = 1.75, 0.10, 0.15, 0.95  # inches
 _LEAST_WIDTH = 6.4  # the legend's
 _HEAD, _NAME, _CAPTION, _ROW_GAP, _FOOT = 1.05, 0.34, 0.36, 0.16, 0.10
-_DPI, _LEAST_DPI, _MAX_BYTES = 200, 40.0, 1_900_000
+_DPI, _LEAST_DPI, _MAX_BYTES = 150, 40.0, 1_900_000
 _LEAST_BYTES_PER_PIXEL = 0.25  # of sheets seen: it spares drawing at a resolution that is too high for sure
 _SIX_BITS = np.round(np.round(np.arange(256) / 255 * 63) / 63 * 255).astype(np.uint8)
 _MOST_ROWS_WITH_PLAIN = 6
@@ -159,7 +158,7 @@ def contact_sheet(
         explainer, classifier, benchmark: for the title.
         path: the file to write; its folder must exist.
         columns: tiles in a row.
-        max_bytes: the resolution, 200 dots an inch, falls until the file is smaller.
+        max_bytes: the resolution, 150 dots an inch, falls until the file is smaller.
 
     Raises:
         UsageError: no tile at all, or no column.
@@ -169,7 +168,7 @@ def contact_sheet(
     if not rows or columns < 1:
         raise UsageError("a contact sheet needs at least one tile and one column")
     figure = _draw(rows, columns, f"{explainer} of {classifier} on {benchmark}")
-    data = _encode(figure, max_bytes)
+    data = encode_png(figure, max_bytes)
     try:
         write_atomically(path, lambda part: part.write_bytes(data))
     except OSError as error:
@@ -211,9 +210,9 @@ def _draw(rows: Mapping[str, Sequence[Tile]], columns: int, title: str) -> Figur
 
     def write(x: float, top: float, text: str, size: float, room: float, **style: Any) -> None:
         """Write one line at (x, top) in inches from the upper left corner, made to fit."""
-        label = figure.text(x / width, 1 - top / height, "", fontsize=size, family=_FONT, va="top", parse_math=False)
+        label = figure.text(x / width, 1 - top / height, "", fontsize=size, family=FONT, va="top", parse_math=False)
         label.set(**style)
-        _fit(label, text, room)
+        fit_text(label, text, room)
 
     room = width - 2 * _LEFT
     write(_LEFT, 0.14, title, 12, room, weight="bold")
@@ -222,55 +221,60 @@ def _draw(rows: Mapping[str, Sequence[Tile]], columns: int, title: str) -> Figur
     for index, (name, row) in enumerate(rows.items()):
         top = _HEAD + index * row_height
         write(_LEFT, top, name, 10.5, room, weight="bold")
-        scale = _scale(row)
+        scale = largest_value(row)
         upper = top + _NAME - 0.06
         for column, tile in enumerate(row):
             left = _LEFT + column * (_TILE + _GAP)
             lower = upper + bare
             for y, limit in ((upper, 0.0), (lower, scale)) if bare else ((lower, scale),):
                 axes = figure.add_axes((left / width, 1 - (y + _TILE) / height, _TILE / width, _TILE / height))
-                _show(axes, tile, overlay(tile.image, tile.map, limit))
-            _annotate(axes, tile)
-            word, colour = _verdict(tile)
+                show_picture(axes, overlay(tile.image, tile.map, limit))
+            _draw_peak(axes, tile)
+            draw_boxes(axes, tile)
+            word, colour = verdict(tile)
             write(left, lower + _TILE + 0.05, word, 7.5, _TILE, weight="bold", color=colour)
             write(left, lower + _TILE + 0.19, tile.image_id, 6.5, _TILE, color="0.35")
         bar_left = _LEFT + columns * (_TILE + _GAP)
         tall = bare + _TILE
         place = (bar_left / width, 1 - (upper + tall) / height, 0.13 / width, tall / height)
-        _colour_bar(figure.add_axes(place), scale)
+        colour_bar(figure.add_axes(place), scale)
     return figure
 
 
-def _scale(row: Sequence[Tile]) -> float:
+def largest_value(row: Sequence[Tile]) -> float:
+    """Return the largest absolute finite value of the tiles' maps: what gets the full colour."""
     peaks = [float(np.abs(tile.map[np.isfinite(tile.map)]).max(initial=0.0)) for tile in row]
     return max(peaks)
 
 
-def _show(axes: Axes, tile: Tile, picture: FloatArray) -> None:
-    height, width = tile.image.shape
+def show_picture(axes: Axes, picture: FloatArray) -> None:
+    """Show an (H, W, 3) picture, without axes, in coordinates at its pixels' edges."""
+    height, width = picture.shape[:2]
     axes.imshow(picture, extent=(0, width, height, 0), interpolation="bilinear", aspect="equal")
     axes.set_axis_off()
 
 
-def _annotate(axes: Axes, tile: Tile) -> None:
-    """Draw the boxes, at their edges, and the map's peak."""
+def draw_boxes(axes: Axes, tile: Tile) -> None:
+    """Draw a tile's boxes in blue, at their edges."""
     height, width = tile.image.shape
-    dark = [withStroke(linewidth=2.4, foreground="black", alpha=0.55)]
     if tile.region is not None:
         for x0, y0, x1, y1 in tile.region.to(Frame(height, width)).boxes:
-            axes.add_patch(
-                Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=BOX, linewidth=1.4, path_effects=dark)
-            )
-    finite = np.where(np.isfinite(tile.map), tile.map, -np.inf)
-    maxima = np.argwhere(finite == finite.max())
-    if len(maxima) == 1:
-        y, x = maxima[0] + 0.5
-        axes.plot([x], [y], "x", color="white", markersize=4.5, markeredgewidth=1.1, path_effects=dark)
+            box = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=BOX, linewidth=1.4, path_effects=_DARK)
+            axes.add_patch(box)
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
 
 
-def _verdict(tile: Tile) -> tuple[str, str]:
+def _draw_peak(axes: Axes, tile: Tile) -> None:
+    finite = np.where(np.isfinite(tile.map), tile.map, -np.inf)
+    maxima = np.argwhere(finite == finite.max())
+    if len(maxima) == 1:
+        y, x = maxima[0] + 0.5
+        axes.plot([x], [y], "x", color="white", markersize=4.5, markeredgewidth=1.1, path_effects=_DARK)
+
+
+def verdict(tile: Tile) -> tuple[str, str]:
+    """Return what a tile's caption says of it, and in which colour."""
     word, colour = {True: ("hit", "#00694c"), False: ("miss", "#b3261e"), None: ("no box", "0.35")}[tile.hit]
     if tile.hit is None and tile.region is not None:
         word = "undefined"
@@ -281,61 +285,29 @@ def _verdict(tile: Tile) -> tuple[str, str]:
     return word, colour
 
 
-def _colour_bar(axes: Axes, scale: float) -> None:
+def colour_bar(axes: Axes, scale: float) -> None:
+    """Fill axes with the colours of `overlay` from -scale to scale, on grey."""
     values = np.linspace(1, -1, 201)[:, None]
     grey = np.full_like(values, 0.35)
     axes.imshow(overlay(grey, values, 1.0), extent=(0, 1, -1, 1), aspect="auto", interpolation="nearest")
     axes.set_xticks([])
     axes.yaxis.tick_right()
     axes.yaxis.set_label_position("right")
-    ends = [f"{sign}{scale:.3g}" if scale > 0 else "" for sign in "-+"]
-    axes.set_yticks([-1, 0, 1], [ends[0], "0", ends[1]], fontsize=6.5, family=_FONT)
+    size = f"{scale:.3g}" if scale < 1000 else f"{scale:,.0f}"
+    ends = [f"{sign}{size}" if scale > 0 else "" for sign in "-+"]
+    axes.set_yticks([-1, 0, 1], [ends[0], "0", ends[1]], fontsize=6.5, family=FONT)
     axes.tick_params(length=2, pad=2)
-    axes.set_ylabel("map value (no unit)", fontsize=7, family=_FONT, labelpad=-6)
+    axes.set_ylabel("map value (no unit)", fontsize=7, family=FONT, labelpad=-6)
 
 
-def _fit(label: Any, text: str, room: float) -> None:
-    """Set a text of one line, smaller and then with its middle left out, so that it takes at most `room` inches."""
-    text = _printable(text)
-    renderer = label.figure.canvas.get_renderer()
-    room *= 0.98 * label.figure.dpi  # letters are rounded to pixels, in other ways at another resolution
-
-    def fits(shown: str) -> bool:
-        label.set_text(shown)
-        return bool(label.get_window_extent(renderer).width <= room)
-
-    smallest = max(label.get_fontsize() * 0.75, 5.5)
-    while not fits(text) and label.get_fontsize() > smallest:
-        label.set_fontsize(max(label.get_fontsize() - 0.5, smallest))
-    keep = len(text)
-    shown = text
-    while not fits(shown) and keep > 1:
-        keep -= max(1, keep // 20)
-        shown = f"{text[: (keep + 1) // 2]}…{text[len(text) - keep // 2 :]}"
-
-
-@cache
-def _letters() -> frozenset[int]:
-    path = font_manager.findfont(font_manager.FontProperties(family=_FONT))
-    return frozenset(font_manager.get_font(path).get_charmap())
-
-
-def _printable(text: str) -> str:
-    """Return one line with escapes for characters that the font lacks."""
-    known = _letters()
-    return "".join(
-        c if c.isprintable() and ord(c) in known else c.encode("unicode_escape", "replace").decode() for c in text
-    )
-
-
-def _encode(figure: Figure, max_bytes: int) -> bytes:
+def encode_png(figure: Figure, max_bytes: int = _MAX_BYTES, most_dpi: float = _DPI) -> bytes:
     """Return the figure as PNG without date and version, at the highest resolution that keeps to the size.
 
     Colours keep 6 bits a channel: the noise of an X-ray fills the last two, which no eye sees and no PNG compresses.
     """
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
-    dpi = min(float(_DPI), math.sqrt(max_bytes / _LEAST_BYTES_PER_PIXEL / math.prod(figure.get_size_inches())))
+    dpi = min(float(most_dpi), math.sqrt(max_bytes / _LEAST_BYTES_PER_PIXEL / math.prod(figure.get_size_inches())))
     while True:
         figure.set_dpi(dpi)
         canvas.draw()  # type: ignore[no-untyped-call]

@@ -15,14 +15,13 @@ from typing import NamedTuple
 from xaibench.datasets.chestxray8.options import Options
 from xaibench.datasets.chestxray8.tables import FINDINGS, NO_FINDING, RELEASE_SIZE, Tables, canonical
 from xaibench.errors import DataError, UsageError, did_you_mean
+from xaibench.published import load_published
 
-PUBLISHED = {
-    NO_FINDING: (963, 100),
-    "Cardiomegaly": (963, 130),
-    "Pneumothorax": (963, 83),
-    "Effusion": (963, 98),
-}
-"""Training and test images of the paper's table 1."""
+
+def published_counts() -> Mapping[str, tuple[int, int]]:
+    """Return class to training and test images of the paper's table 1."""
+    cohort = load_published().cohort
+    return {name: (cohort.train[name], cohort.test[name]) for name in cohort.train}
 
 
 class Item(NamedTuple):
@@ -97,7 +96,7 @@ def draw(tables: Tables, classes: Sequence[str], options: Options, found: Callab
         )
     else:
         notes.append("no patient is in two splits")
-    if options.split == "paper" and set(names) <= set(PUBLISHED):
+    if options.split == "paper" and set(names) <= set(published_counts()):
         notes.append(_published_note(side, test, names))
     return Drawn(train, val, test, notes)
 
@@ -287,8 +286,9 @@ def _count_note(name: str, items: Sequence[Item], classes: Sequence[str]) -> str
 
 def _published_note(side: Sequence[Item], test: Sequence[Item], classes: Sequence[str]) -> str:
     ours = [Counter(label for item in items for label in item.labels) for items in (side, test)]
+    published = published_counts()
     rows = (
-        f"{label} {ours[0][k]}/{ours[1][k]} (published {PUBLISHED[label][0]}/{PUBLISHED[label][1]})"
+        f"{label} {ours[0][k]}/{ours[1][k]} (published {published[label][0]}/{published[label][1]})"
         for k, label in enumerate(classes)
     )
     return "train + val / test beside the paper's table 1: " + ", ".join(rows)

@@ -1,0 +1,111 @@
+"""``rate`` and ``figures`` as a user calls them, on a run of a tiny benchmark."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import tiny_benchmark
+from xaibench.cli import main
+from xaibench.harness.evaluate import evaluate
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XAIBENCH_CACHE", str(cache))
+        made = evaluate("gcm", ["cwm", "ccm"], tiny_benchmark(), out=tmp_path_factory.mktemp("runs"), device="cpu")
+    assert made.directory is not None
+    return made.directory
+
+
+@pytest.fixture(autouse=True)
+def _cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XAIBENCH_CACHE", str(cache))
+
+
+def test_a_page_a_folder_and_back(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "rate.html"
+    assert main(["rate", str(run), "--out", str(page), "-q"]) == 0
+    assert capsys.readouterr().out == f"42 maps to rate: {page}\n"
+    assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 42
+
+    folder = tmp_path / "folder"
+    assert main(["rate", str(run), "--folder", "-e", "cwm", "--out", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"path": str(folder), "items": 21}
+    assert len(list(folder.glob("*.png"))) == 21
+
+    for rater, marks in (("ann", "hit"), ("ben", "miss")):
+        with (folder / "ratings.csv").open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            row |= {"rater": rater, "rating": "hit" if row["class"] == "Cardiomegaly" else marks}
+        with (tmp_path / f"{rater}.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    files = ["--read", str(tmp_path / "ann.csv"), "--read", str(tmp_path / "ben.csv")]
+    assert main(["rate", str(run), *files]) == 0
+    out, err = capsys.readouterr()
+    for words in ("42 ratings of 2 raters, 0 left unrated", "ann and ben", "7/21", "0.333", "undefined", "always"):
+        assert words in out, words
+    assert err == ""
+    assert main(["rate", str(run), *files, "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert [(row["hits"], row["n"]) for row in results["rates"] if row["rater"] == "ben"] == [
+        (7, 7),
+        (0, 7),
+        (0, 7),
+        (7, 21),
+    ]
+    assert {row["class"]: row["value"] for row in results["agreement"]}["Pneumothorax"] == 0.0
+
+
+def test_figures_are_written_and_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["figures", str(run), "--out", str(tmp_path / "a"), "-q"]) == 0
+    printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    names = ["5-ccm-cwm", "6-cardiomegaly", "7-pneumothorax", "8-effusion", "9-no-finding"]
+    assert [path.name for path in printed] == [f"figure-{name}.{kind}" for name in names for kind in ("png", "pdf")]
+    assert main(["figures", str(run), "--out", str(tmp_path / "b"), "--json"]) == 0
+    again = [Path(path) for path in json.loads(capsys.readouterr().out)["files"]]
+    for one, other in zip(printed, again, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["rate", "nowhere"], 1, "is no run"),
+        (["rate", "RUN", "-e", "cvm"], 2, "Did you mean 'cwm'"),
+        (["rate", "RUN", "--read", "none.csv"], 1, "no ratings file none.csv"),
+        (["rate", "RUN", "--read", "none.csv", "--folder"], 2, "leave --folder"),
+        (["rate", "RUN", "--checkpoint", "none.safetensors"], 1, "no checkpoint none.safetensors"),
+        (["rate", "RUN", "--seed", "-1"], 2, "--seed"),
+        (["figures", "RUN"], 2, "--out"),
+        (["figures", "RUN", "--out", "x", "-e", "gradcan"], 2, "no scores of explainer 'gradcan'"),
+        (["figures", "RUN", "--out", "x", "--scale", "huge"], 2, "--scale"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    code: int,
+    says: str,
+    run: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([str(run) if word == "RUN" else word for word in arguments]) == code
+    out, err = capsys.readouterr()
+    assert says in err.strip().splitlines()[-1], err
+    assert "Traceback" not in err
+    assert out == ""

@@ -1,0 +1,134 @@
+"""The page of a reproduction: every published number is on it, and every section is filled or says why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.harness.saved_runs import saved_run
+from tests.tiny import tiny_benchmark
+from xaibench.harness.normal_maps import MapArea
+from xaibench.harness.reproduce import Counts, Reproduction, Size
+from xaibench.harness.subsets import best_subset, compare_aucs, mean_aucs
+from xaibench.harness.variants import CLASSIFIERS, Settings, deviations, subset_benchmark
+from xaibench.published import load_published
+from xaibench.reports.page import NOT_COMPUTABLE, Section, Text, to_html, to_markdown
+from xaibench.reports.reproduction import make_page
+from xaibench.reports.reproduction_figures import draw_curves
+from xaibench.reports.reproduction_ratings import ratings_section
+
+BASE = tiny_benchmark()
+PUBLISHED = load_published()
+LABELS = np.tile(np.eye(4, dtype=np.int64), (4, 1))
+RATED = Section("Human ratings", [Text("none")])
+
+
+def empty(reason: str = "no image is there") -> Reproduction:
+    made = [subset_benchmark(BASE, Settings(), subset) for subset in range(2)]
+    return Reproduction(BASE, Settings(), made, None, "cpu", missing={"runs": reason, "audit": "no tables"})
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Reproduction:
+    folder = tmp_path_factory.mktemp("reproduction") / "runs"
+    settings = Settings(subsets=2, limit_epochs=1)
+    made = [subset_benchmark(BASE, settings, subset) for subset in range(2)]
+    result = Reproduction(BASE, settings, made, None, "cpu", deviations(BASE, made[0]), missing={"audit": "no tables"})
+    for position, name in enumerate(CLASSIFIERS):
+        draw = np.random.default_rng(position)
+        result.runs[name] = [
+            saved_run(
+                folder / f"{name}-{k}", made[k], name, LABELS + draw.normal(size=LABELS.shape), LABELS, auc=0.7 + k / 9
+            )
+            for k in range(2)
+        ]
+        result.training_seconds[name] = [1.0, None]
+        result.sizes[name] = Size(1000, 400)
+        result.aucs[name] = mean_aucs(result.runs[name])
+        result.best[name] = best_subset(result.runs[name])
+        result.areas[name] = [MapArea("cwm", t, 0.4, 0.3, 0.5, 1 - t, 4, 4, 0) for t in (0.1, 0.25, 0.5, 0.75, 0.9)]
+    result.differences = compare_aucs(*(result.runs[name] for name in CLASSIFIERS))
+    each = dict.fromkeys(BASE.classes, 4)
+    result.counts = [Counts(each, each, each, (3, 3, 4))] * 2
+    return result
+
+
+def test_every_published_number_is_on_the_page(found: Reproduction, tmp_path: Path) -> None:
+    for result in (found, empty()):
+        page = to_markdown(make_page(result, PUBLISHED, tmp_path, "", RATED))
+        for values in PUBLISHED.roc_auc.classifiers.values():
+            assert all(f"{value:.3f}" in page for value in values.values())
+        for text in (
+            "126/130 = 0.969 (0.924 to 0.988)",
+            "59/83 = 0.711 (0.606 to 0.797)",
+            "76/98 = 0.776 (0.683 to 0.847)",
+        ):
+            assert text in page
+        for table in (PUBLISHED.boxes("IoU"), PUBLISHED.boxes("IoBB")):
+            for name in ("Cardiomegaly", "Pneumothorax", "Effusion"):
+                assert all(f"{value:.3f}" in page for value in table.accuracy[name])
+
+
+def test_measured_numbers_stand_beside_them(found: Reproduction, tmp_path: Path) -> None:
+    page = to_markdown(make_page(found, PUBLISHED, tmp_path, "xaibench reproduce tiny", RATED))
+    lines = page.splitlines()
+    auc = found.aucs["gcm"][0]
+    (row,) = [line for line in lines if line.startswith("| No Finding | 0.860 |")]
+    assert f"{auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f})" in row
+    assert ", ".join(f"{value:.3f}" for value in auc.subsets) in row
+    assert "| classifiers.gcm.recipe.epochs | 2 | 1 |" in lines
+    assert "gcm: subset 1, densenet121: subset 1" in page  # the larger mean
+    assert any(line.startswith("| cwm (gcm) | 0.400 (0.350 to 0.450)") for line in lines)
+    assert any(line.startswith("| Effusion, cwm (gcm) | 0.400") for line in lines)  # T(IoU)
+    assert "| prior_box |" in page.replace(" 0.400 (0.350 to 0.450) |", "")
+    assert "Cardiomegaly: not computable from this data (no test image has a box of it)" in page
+    assert "Spread over the lungs: not computable from this data" in page
+    assert "| GCM, subset 0 | 2 | 2 | 0.750 | 1.0000 | 1 |" in lines
+    assert "| DenseNet-121, subset 1 | 2 | 2 | 0.750 | 1.0000 | not known |" in lines
+
+
+def test_without_runs_every_section_says_why(tmp_path: Path) -> None:
+    result = empty()
+    page = make_page(result, PUBLISHED, tmp_path, "", ratings_section(result, PUBLISHED, []))
+    wanted = {"ROC-AUC", "GCM against", "Localization", "No Finding", "Human ratings", "Maps", "Versions", "Training"}
+    for word in wanted:
+        (section,) = [one for one in page.sections if one.title.startswith(word)]
+        assert any(getattr(block, "reason", "").startswith("no image is there") for block in section.blocks), word
+    assert all(section.blocks for section in page.sections)
+    assert NOT_COMPUTABLE[1:] in to_html(page)
+
+
+def test_a_run_without_boxes_has_no_curves_and_says_so(found: Reproduction, tmp_path: Path) -> None:
+    bare = saved_run(tmp_path / "bare", found.benchmarks[0], "gcm", LABELS + 0.0, LABELS, boxed=())
+    assert draw_curves(bare, PUBLISHED) is None
+    result = Reproduction(**{**vars(found), "runs": {**found.runs, "gcm": [bare, bare]}, "best": {"gcm": 0}})
+    page = to_markdown(make_page(result, PUBLISHED, tmp_path, "", RATED))
+    assert "Measured localization: not computable from this data (no test image has a box" in page
+
+
+def test_the_curves_are_a_picture(found: Reproduction) -> None:
+    data = draw_curves(found.runs["gcm"][0], PUBLISHED)
+    assert data is not None
+    assert data.startswith(b"\x89PNG")
+    assert data == draw_curves(found.runs["gcm"][0], PUBLISHED)
+
+
+def test_ratings_come_with_rates_and_the_published_ones(found: Reproduction, tmp_path: Path) -> None:
+    path = tmp_path / "ann.csv"
+    rows = [f"i{row},Effusion,cwm,ann,{'hit' if row < 8 else 'miss'}" for row in range(3, 16, 4)]
+    path.write_text("\n".join(["image,class,explainer,rater,rating", *rows]) + "\n")
+    section = ratings_section(found, PUBLISHED, [path])
+    (rates,) = [block for block in section.blocks if getattr(block, "caption", "").startswith("Rated hits")]
+    assert list(rates.rows[0])[:2] == ["cwm, ann: Effusion", "2/4"]
+    assert "76/98" in rates.rows[0][3]
+
+
+def test_the_numbers_are_json(found: Reproduction) -> None:
+    text = json.dumps(found.to_json(), allow_nan=False)
+    table = json.loads(text)
+    assert table["best"] == {"gcm": 1, "densenet121": 1}
+    assert len(table["runs"]["gcm"]) == 2
+    assert table["aucs"]["gcm"][0]["class_name"] == "No Finding"
