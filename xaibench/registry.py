@@ -272,8 +272,8 @@ def list_classifiers(pattern: str = "*") -> list[str]:
 def list_explainers(pattern: str = "*") -> list[str]:
     """Return the names of the explainers that match a wildcard, sorted.
 
-    >>> list_explainers("*cam")
-    ['cam', 'gradcam']
+    >>> list_explainers("guided_*")
+    ['guided_backprop', 'guided_gradcam']
     """
     return _names(Kind.EXPLAINERS, pattern)
 

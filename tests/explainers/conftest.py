@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.explainers.small import CLASSES, Linear, Small, predict
 from xaibench.classifiers.base import Classifier
 from xaibench.classifiers.gcm import GCM
 from xaibench.classifiers.timm import TimmClassifier, densenet121
 from xaibench.datasets.base import Split, Splits
 from xaibench.types import Frame, Prediction, Region, Sample
-
-CLASSES = ("No Finding", "Cardiomegaly", "Pneumothorax", "Effusion")
 
 
 class Boxes(Split):
@@ -61,12 +60,6 @@ def splits_of() -> Callable[..., Splits]:
     return make
 
 
-def predict(classifier: Classifier, count: int = 7, size: int = 64) -> Prediction:
-    images = torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        return classifier.predict(images, [f"image{row}.png" for row in range(count)])
-
-
 @pytest.fixture(scope="session")
 def densenet() -> Classifier:
     return densenet121(CLASSES, 64, weights="random").eval()
@@ -81,6 +74,26 @@ def gcm() -> Classifier:
 def bigger_head() -> Classifier:
     """A classifier with a norm between the pooling and the linear layer."""
     return TimmClassifier(CLASSES, 64, model="test_convnext", weights="random").eval()
+
+
+@pytest.fixture(scope="session")
+def small() -> Classifier:
+    return Small().eval()
+
+
+@pytest.fixture(scope="session")
+def linear() -> Classifier:
+    return Linear().eval()
+
+
+@pytest.fixture(scope="session")
+def seen_by_small(small: Classifier) -> Prediction:
+    return predict(small)
+
+
+@pytest.fixture(scope="session")
+def seen_by_linear(linear: Classifier) -> Prediction:
+    return predict(linear, size=16)
 
 
 @pytest.fixture(scope="session")

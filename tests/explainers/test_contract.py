@@ -5,49 +5,68 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Splits
+from xaibench.explainers import create
 from xaibench.explainers.base import Explainer, frozen, seed_of, upsample
-from xaibench.explainers.baselines import Center, OraclePriorBox, PriorBox, Random
-from xaibench.explainers.cam import CAM, GradCAM
-from xaibench.explainers.gcm import CCM, CWM, CCMContrast
+from xaibench.registry import entries
 from xaibench.types import Frame, Prediction
 
 BOXES = [("Cardiomegaly", (10, 5, 30, 25)), ("Effusion", (40, 20, 60, 30)), ("Pneumothorax", (1, 1, 9, 9))]
-CASES: list[tuple[type[Explainer], str]] = [
-    (CWM, "gcm"),
-    (CCM, "gcm"),
-    (CCMContrast, "gcm"),
-    (GradCAM, "gcm"),
-    (GradCAM, "densenet"),
-    (GradCAM, "bigger_head"),
-    (CAM, "densenet"),
-    (Random, "densenet"),
-    (Center, "densenet"),
-    (PriorBox, "densenet"),
-    (OraclePriorBox, "gcm"),
+BASELINES = {"random", "center", "prior_box", "oracle_prior_box"}
+# Fewer samples than anyone would take: what holds for few holds for many.
+FEW = {
+    "integrated_gradients": {"steps": 5},
+    "smoothgrad": {"samples": 3},
+    "vargrad": {"samples": 3},
+    "gradientshap": {"samples": 3},
+    "deepliftshap": {"background": 2},
+    "occlusion": {"window": 0.25},
+    "feature_ablation": {"segments": 9},
+    "lime": {"samples": 12, "segments": 4},
+    "kernel_shap": {"samples": 12, "segments": 4},
+    "rise": {"masks": 10},
+}
+CASES: list[tuple[str, str]] = [
+    *((name, "gcm") for name in ("cwm", "ccm", "ccm_contrast", "gradcam", "oracle_prior_box", "hirescam", "eigencam")),
+    *((name, "gcm") for name in ("saliency", "guided_backprop")),
+    *((name, "densenet") for name in ("gradcam", "cam", "gradcam_pp", "random", "center", "prior_box")),
+    *((name, "bigger_head") for name in ("gradcam", "layercam", "shapleycam", "ablationcam")),
+    *((name, "small") for name in ("gradcam", "gradcam_pp", "hirescam", "gradcam_elementwise", "xgradcam", "layercam")),
+    *((name, "small") for name in ("shapleycam", "finercam", "fem", "eigencam", "eigengradcam", "seg_eigencam")),
+    *((name, "small") for name in ("kpca_cam", "randomcam", "scorecam", "ablationcam", "fullgrad", "saliency")),
+    *((name, "small") for name in ("input_x_gradient", "integrated_gradients", "smoothgrad", "vargrad")),
+    *((name, "small") for name in ("gradientshap", "guided_backprop", "guided_gradcam", "deconvnet", "deeplift")),
+    *((name, "small") for name in ("deepliftshap", "lrp", "occlusion", "feature_ablation", "lime", "kernel_shap")),
+    ("rise", "small"),
 ]
 
 
 @dataclass
 class Case:
+    name: str
     explainer: Explainer
     classifier: Classifier
     prediction: Prediction
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0].__name__}-{case[1]}")
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(case))
 def case(request: pytest.FixtureRequest, splits_of: Callable[..., Splits]) -> Case:
-    kind, name = request.param
-    explainer = kind()
-    explainer.prepare(splits_of(train=BOXES, test=BOXES))
-    classifier = request.getfixturevalue(name)
+    name, net = request.param
+    explainer = create(name, **FEW.get(name, {}))
+    explainer.prepare(splits_of(train=BOXES, test=BOXES, frame=Frame(64, 64)))
+    classifier = request.getfixturevalue(net)
     explainer.check(classifier)
-    return Case(explainer, classifier, request.getfixturevalue(f"seen_by_{name}"))
+    return Case(name, explainer, classifier, request.getfixturevalue(f"seen_by_{net}"))
+
+
+def test_every_explainer_of_ours_is_here() -> None:
+    assert {entry.name for entry in entries("explainers") if entry.is_builtin} == {name for name, _ in CASES}
 
 
 def same(found: Tensor, wanted: Tensor) -> None:
@@ -86,16 +105,29 @@ def test_order_and_company_do_not_matter(case: Case, targets: Tensor) -> None:
     same(found[[2]], alone)
 
 
-def test_one_forward_pass_serves_and_gradients_may_be_off(case: Case, targets: Tensor) -> None:
-    """The harness explains under `no_grad`, from a prediction alone: the body must not run again."""
+def test_gradients_may_be_off_and_the_body_runs_only_where_declared(case: Case, targets: Tensor) -> None:
+    """The harness explains under `no_grad`, from a prediction: one forward pass serves unless a method says so."""
     wanted = case.explainer.explain(case.classifier, case.prediction, targets)
-    handle = case.classifier.normalize.register_forward_hook(lambda *_: pytest.fail("the body ran again"))  # type: ignore[union-attr, operator]
+    runs = []
+    handle = case.classifier.normalize.register_forward_hook(lambda *_: runs.append(1))  # type: ignore[union-attr, operator]
     try:
         with torch.no_grad():
             found = case.explainer.explain(case.classifier, case.prediction, targets)
     finally:
         handle.remove()
     same(found, wanted)
+    assert bool(runs) == case.explainer.runs_body
+
+
+def test_global_generators_do_not_matter(case: Case, targets: Tensor) -> None:
+    wanted = case.explainer.explain(case.classifier, case.prediction.select([1, 2]), targets[1:3])
+    torch.manual_seed(11)
+    np.random.seed(12)  # noqa: NPY002 - what libraries draw from
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist()  # type: ignore[index, union-attr] # noqa: NPY002
+    found = case.explainer.explain(case.classifier, case.prediction.select([1, 2]), targets[1:3])
+    same(found, wanted)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.random.get_state()[1].tolist() == states[1]  # type: ignore[index, union-attr] # noqa: NPY002
 
 
 def test_classifier_is_left_as_it_was_found(case: Case, targets: Tensor) -> None:
@@ -103,6 +135,9 @@ def test_classifier_is_left_as_it_was_found(case: Case, targets: Tensor) -> None
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
     flags = {name: parameter.requires_grad for name, parameter in classifier.named_parameters()}
     modes = [module.training for module in classifier.modules()]
+    hung = [sorted(vars(module)) for module in classifier.modules()]
+    in_place = [getattr(module, "inplace", None) for module in classifier.modules()]
+    images = case.prediction.images.clone()
     features = case.prediction.features.clone()
     case.explainer.explain(classifier, case.prediction, targets)
     assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.state_dict().items())
@@ -110,10 +145,15 @@ def test_classifier_is_left_as_it_was_found(case: Case, targets: Tensor) -> None
     assert any(flags.values())  # else the line above would compare nothing that an explainer can change
     assert all(parameter.grad is None for parameter in classifier.parameters())
     assert [module.training for module in classifier.modules()] == modes
+    assert [sorted(vars(module)) for module in classifier.modules()] == hung
+    assert [getattr(module, "inplace", None) for module in classifier.modules()] == in_place
     for module in classifier.modules():
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
         assert not module._backward_hooks
+        assert not module._backward_pre_hooks
+    assert torch.equal(case.prediction.images, images)
+    assert not case.prediction.images.requires_grad
     assert torch.equal(case.prediction.features, features)
     assert not case.prediction.features.requires_grad
     assert case.prediction.features.grad is None
@@ -130,9 +170,8 @@ def test_prediction_with_a_graph(case: Case, targets: Tensor) -> None:
     assert all(parameter.grad is None for parameter in case.classifier.parameters())
 
 
-def test_baselines_say_so() -> None:
-    kinds = {kind for kind, _ in CASES}
-    assert {kind for kind in kinds if kind.is_baseline} == {Random, Center, PriorBox, OraclePriorBox}
+def test_baselines_say_so(case: Case) -> None:
+    assert case.explainer.is_baseline == (case.name in BASELINES)
 
 
 def test_frozen_restores_flags_after_an_error(gcm: Classifier) -> None:

@@ -1,7 +1,7 @@
-"""The command line: `main` is the script's entry point; a subcommand is a module here with an attribute `command`."""
+"""The command line: `script` is the script's entry point; a subcommand is a module here with an attribute `command`."""
 
 from __future__ import annotations
 
-from xaibench.cli.app import main
+from xaibench.cli.app import main, script
 
-__all__ = ["main"]
+__all__ = ["main", "script"]

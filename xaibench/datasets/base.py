@@ -23,6 +23,7 @@ class Split(ABC):
         ids: N image ids, unique.
         patients: N patient ids.
         labels: (N, K) float32, 0 or 1.
+        threads: how many threads decode; 1 where decoding holds Python's interpreter lock, as more would only wait.
         fingerprint: sha256 over everything that decides the samples; part of every cache key.
     """
 
@@ -32,6 +33,7 @@ class Split(ABC):
     patients: Sequence[str]
     labels: npt.NDArray[np.float32]
     fingerprint: str
+    threads: int = 2
 
     def __len__(self) -> int:
         return len(self.ids)

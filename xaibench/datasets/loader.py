@@ -1,4 +1,4 @@
-"""Decode a split in order, ahead of the network, in bounded memory."""
+"""Decode a split in order, in bounded memory, ahead of a network that runs elsewhere."""
 
 from __future__ import annotations
 
@@ -19,15 +19,24 @@ def stack(samples: Sequence[Sample]) -> Batch:
 
 
 def batches(
-    split: Split, batch_size: int, indices: Sequence[int] | None = None, *, workers: int = 2
+    split: Split, batch_size: int, indices: Sequence[int] | None = None, *, ahead: bool = False
 ) -> Iterator[Batch]:
-    """Decode a split in order, in threads one batch ahead of whoever uses it; memory holds two batches at most."""
+    """Decode a split in order, in threads; memory holds two batches at most.
+
+    Args:
+        split: the images.
+        batch_size: images at once; the last batch may be smaller.
+        indices: which images, in which order; all by default.
+        ahead: decode the next batch while the caller uses this one. That pays where the network runs on a GPU; on the
+            CPU decoding takes the cores from the network, whose threads then wait for each other.
+    """
     order = range(len(split)) if indices is None else indices
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: list[Future[Sample]] = []
-        for chunk in (*chunks, None):
-            ready = ahead
-            ahead = [pool.submit(split.__getitem__, int(index)) for index in chunk] if chunk is not None else []
-            if ready:
-                yield stack([job.result() for job in ready])
+    with ThreadPoolExecutor(split.threads) as pool:
+        waiting: list[list[Future[Sample]]] = []
+        for chunk in chunks:
+            waiting.append([pool.submit(split.__getitem__, int(index)) for index in chunk])
+            if len(waiting) > ahead:
+                yield stack([job.result() for job in waiting.pop(0)])
+        for jobs in waiting:
+            yield stack([job.result() for job in jobs])

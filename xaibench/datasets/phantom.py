@@ -255,6 +255,8 @@ def marker_rates(correlation: float, share: float) -> tuple[float, float]:
 class PhantomSplit(Split):
     """One split: labels, patients and markers are laid out at once, images are drawn when asked for, none is kept."""
 
+    threads = 1
+
     def __init__(self, name: str, number: int, count: int, classes: tuple[str, ...], size: int, options: Options):
         self.classes = classes
         self.frame = Frame.square(size)

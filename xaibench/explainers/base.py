@@ -26,9 +26,12 @@ class Explainer(ABC):
 
     Attributes:
         is_baseline: looks at no evidence; the tables show it beside the others.
+        runs_body: runs the whole network again, for gradients of the image or on changed images, instead of living on
+            the one forward pass.
     """
 
     is_baseline: ClassVar[bool] = False
+    runs_body: ClassVar[bool] = False
 
     def prepare(self, splits: Splits) -> None:  # noqa: B027 - most have nothing to learn
         """Learn from the data what the method needs (prior boxes); called once before `explain`.

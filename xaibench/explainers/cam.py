@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pytorch_grad_cam import GradCAM as _GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -14,6 +17,33 @@ from xaibench.classifiers.base import Classifier
 from xaibench.errors import NotApplicableError
 from xaibench.explainers.base import Explainer, frozen, upsample
 from xaibench.types import Prediction
+
+Array = npt.NDArray[np.float32]
+Score = Callable[[Tensor], Tensor]
+"""What is explained: a number of the logits (K,) of one image."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What one pass through the head leaves for a method of the library.
+
+    Args:
+        cam: the library's object, on `head`.
+        head: the model, whose layer `explained` is the target layer.
+        features: (B, C, h, w), the model's input and the layer's activations.
+        scores: one for each image.
+        activations: `features` as an array.
+        gradients: of the scores, (B, C, h, w); None for a method without.
+        ids: the images' ids.
+    """
+
+    cam: Any
+    head: Head
+    features: Tensor
+    scores: Sequence[Score]
+    activations: Array
+    gradients: Array | None
+    ids: Sequence[str]
 
 
 class CAM(Explainer):
@@ -35,36 +65,67 @@ class CAM(Explainer):
         return upsample(torch.einsum("bchw,bc->bhw", prediction.features.detach(), weights), prediction.frame)
 
 
-class GradCAM(Explainer):
-    """Grad-CAM (Selvaraju 2017), by pytorch-grad-cam: features weighted by their mean gradients, then ReLU.
+class LibraryCAM(Explainer):
+    """Base of the methods of pytorch-grad-cam, run on the head with the classifier's `features` as target layer.
 
-    The target layer is the classifier's `features`. The library's own scaling to [0, 1] is left out.
+    The map is the library's own before it clips and min-max scales it, brought to the input's frame.
+
+    Attributes:
+        method: the library's class.
+        rectified: the method's definition ends in a ReLU.
+        needs_gradients: takes the gradients of the class's score; the others run no head at all.
     """
 
-    method: Callable[..., Any] = _GradCAM
+    method: ClassVar[Callable[..., Any]]
+    rectified: ClassVar[bool] = False
+    needs_gradients: ClassVar[bool] = True
 
     def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
-        return upsample(self.signed(classifier, prediction, targets).relu(), prediction.frame)
+        maps = self.signed(classifier, prediction, targets)
+        return upsample(maps.relu() if self.rectified else maps, prediction.frame)
 
     def signed(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
         """Return the map before its ReLU, at the features' resolution, (B, h, w)."""
-        head = _Head(classifier, prediction.images.detach())
-        features = prediction.features.detach().requires_grad_(True)
-        wanted = [ClassifierOutputTarget(int(target)) for target in targets]  # one an image: fewer gives zero maps
+        head = Head(classifier, prediction.images.detach())
+        features = prediction.features.detach()
         with frozen(classifier):
             cam = type(self).method(model=head, target_layers=[head.explained])
             try:
-                outputs = cam.activations_and_grads(features)
-                sum(target(output) for target, output in zip(wanted, outputs, strict=True)).backward()
-                activations = cam.activations_and_grads.activations[0].detach().cpu().numpy()
-                gradients = cam.activations_and_grads.gradients[0].detach().cpu().numpy()
-                raw = cam.get_cam_image(features, head.explained, wanted, activations, gradients, False)
+                gradients = None
+                if self.needs_gradients:
+                    features = features.requires_grad_(True)
+                    outputs = cam.activations_and_grads(features)
+                    scores = self.scores(targets, outputs)
+                    asked = [score(output) for score, output in zip(scores, outputs, strict=True)]
+                    torch.autograd.backward(torch.stack(asked).sum())
+                    gradients = cam.activations_and_grads.gradients[0].detach().cpu().numpy()
+                else:
+                    scores = self.scores(targets, prediction.logits)
+                activations = features.detach().cpu().numpy()
+                raw = self.raw(Traced(cam, head, features, scores, activations, gradients, prediction.ids))
             finally:
                 cam.activations_and_grads.release()
         return torch.as_tensor(raw, dtype=torch.float32, device=features.device)
 
+    def scores(self, targets: Tensor, outputs: Tensor) -> Sequence[Score]:
+        """Return what is explained, one for each image (the library makes zero maps where there are fewer)."""
+        return [ClassifierOutputTarget(int(target)) for target in targets]
 
-class _Head(nn.Module):
+    def raw(self, traced: Traced) -> Array:
+        """Return the library's map, (B, h, w)."""
+        return traced.cam.get_cam_image(  # type: ignore[no-any-return]
+            traced.features, traced.head.explained, traced.scores, traced.activations, traced.gradients, False
+        )
+
+
+class GradCAM(LibraryCAM):
+    """Grad-CAM (Selvaraju 2017), by pytorch-grad-cam: features weighted by their mean gradients, then ReLU."""
+
+    method = _GradCAM
+    rectified = True
+
+
+class Head(nn.Module):
     """The head as a network of its own, whose first layer is the one explained."""
 
     def __init__(self, classifier: Classifier, images: Tensor) -> None:

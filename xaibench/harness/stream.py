@@ -104,7 +104,7 @@ def stream(
         sheet: is shown every map that is scored, and maps of the own class of images without regions.
     """
     state = _State(metrics, list(explainers))
-    for batch in batches(split, batch_size):
+    for batch in batches(split, batch_size, ahead=classifier.device.type != "cpu"):
         began = time.perf_counter()
         images = batch.images.to(classifier.device).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():

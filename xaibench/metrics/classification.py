@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
-from sklearn.metrics import roc_auc_score
 
-from xaibench.errors import UsageError
 from xaibench.metrics.base import metric
+from xaibench.metrics.weighted_auc import weighted_auc
 
 
 def _vector(values: Any) -> npt.NDArray[Any]:
@@ -24,7 +22,7 @@ def _vector(values: Any) -> npt.NDArray[Any]:
     direction="higher",
     range=(0.0, 1.0),
     title="ROC-AUC",
-    reference="Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747; computed by scikit-learn",
+    reference="Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747; equals scikit-learn's roc_auc_score",
     chance=0.5,
 )
 def roc_auc(scores: Any, labels: Any) -> float:
@@ -44,11 +42,7 @@ def roc_auc(scores: Any, labels: Any) -> float:
     0.75
     """
     score, label = _vector(scores), _vector(labels)
-    if score.ndim != 1 or score.shape != label.shape or not np.isin(label, (0, 1)).all():
-        raise UsageError(f"roc_auc needs scores and 0/1 labels of one length, got {score.shape} and {label.shape}")
-    if label.min(initial=1) == label.max(initial=0) or len(label) == 0 or np.isnan(score).any():
-        return math.nan
-    return float(roc_auc_score(label, score))
+    return float(weighted_auc(score, label, np.ones((1, len(label))))[0])
 
 
 def class_scores(logits: npt.NDArray[np.float64], task: str) -> npt.NDArray[np.float64]:

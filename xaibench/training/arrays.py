@@ -91,7 +91,7 @@ def _fill(
     images: Any = None
     features: Any = None
     start = 0
-    for batch in batches(split, batch_size):
+    for batch in batches(split, batch_size, ahead=classifier.device.type != "cpu"):
         own = torch.from_numpy(np.stack([sample.image for sample in batch.samples]))
         rows = slice(start, start + len(own))
         for copy in range(1 + views[-1] // 2):
