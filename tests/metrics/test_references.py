@@ -133,5 +133,5 @@ def test_roc_auc_is_undefined(scores: list[float], labels: list[int]) -> None:
 
 @pytest.mark.parametrize(("scores", "labels"), [([0.1], [0, 1]), ([0.1, 0.2], [0, 2]), ([[0.1, 0.2]], [[0, 1]])])
 def test_roc_auc_refuses(scores: list[float], labels: list[int]) -> None:
-    with pytest.raises(UsageError, match="roc_auc"):
+    with pytest.raises(UsageError, match="ROC-AUC"):
         roc_auc(scores, labels)
