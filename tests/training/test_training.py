@@ -234,8 +234,10 @@ def test_an_absent_class_is_named(splits: Splits) -> None:
 
 def test_an_empty_validation_split_needs_the_last_epoch(splits: Splits) -> None:
     nothing = Splits(splits.train, _empty(splits), splits.test)
-    with pytest.raises(XaibenchError, match="selection=last"):
+    with pytest.raises(XaibenchError, match=r"enlarge the validation split.*selection=last"):
         obtain(nothing, spec())
+    with pytest.raises(XaibenchError, match=r"enlarge the test split.*selection=last"):
+        obtain(Splits(splits.train, splits.val, _empty(splits)), spec(selection="paper"))
     _, checkpoint = obtain(nothing, spec(selection="last"))
     assert [record["auc"] for record in checkpoint.history] == [None, None]
     assert read_checkpoint(checkpoint.path).history == checkpoint.history

@@ -7,6 +7,8 @@ their place in the batch. The maps are the same where its own are sound: Ablatio
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -46,9 +48,9 @@ class _ScoredCAM(Explainer):
             maps.append(torch.einsum("chw,c->hw", features, weights))
         return torch.stack(maps)
 
+    @abstractmethod
     def weights(self, classifier: Classifier, features: Tensor, image: Tensor, target: int) -> Tensor:
         """Return the weights (C,) of features (C, h, w) of an image (3, H, W)."""
-        raise NotImplementedError
 
 
 class ScoreCAM(_ScoredCAM):

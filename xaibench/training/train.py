@@ -55,10 +55,11 @@ def train(
             f"recipe sparsity = {recipe.sparsity:g} needs class contribution maps, which only gcm has: leave it 0"
         )
     selects = splits.test if recipe.selection == "paper" else splits.val
-    if recipe.selection == "validation" and not _can_select(selects.labels):
+    if recipe.selection != "last" and not _can_select(selects.labels):
+        side = "test" if recipe.selection == "paper" else "validation"
         raise XaibenchError(
-            f"no class has validation images with it and without it ({len(selects)} images), so none can select an "
-            "epoch: enlarge the validation split, or keep the last epoch with --recipe selection=last"
+            f"no class has {side} images with it and without it ({len(selects)} images), so none can select an epoch: "
+            f"enlarge the {side} split, or keep the last epoch with --recipe selection=last"
         )
     arrays = []
     classifier.optimized()
