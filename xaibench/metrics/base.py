@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:  # declaring a metric needs no torch
     from torch import Tensor
 
-Category = Literal["classification", "localization", "faithfulness", "robustness", "randomization", "complexity"]
+Category = Literal[
+    "classification", "localization", "faithfulness", "robustness", "randomization", "axioms", "complexity"
+]
+ASKS_NETWORK: tuple[Category, ...] = ("faithfulness", "robustness", "randomization", "axioms")
+"""Categories whose metrics take an `xaibench.metrics.explained.Explained` in place of maps and masks."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,9 @@ class Metric:
     Localization metrics are called as ``compute(maps, masks, **parameters)`` with `maps` (B, H, W) float and `masks`
     (B, H, W) bool in one frame, and return (B,) float, one score an image, NaN where undefined (empty mask, constant or
     non-finite map); a curve returns (B, T). ``chance(masks, **parameters)`` returns the score expected of a map that
-    knows nothing, of the same shape. Classification metrics are called as ``compute(scores, labels)``, both (N,), and
-    return one number.
+    knows nothing, of the same shape. Metrics of `ASKS_NETWORK` are called as ``compute(explained, **parameters)`` and
+    return (P,) float64, one score a pair, NaN where undefined. Classification metrics are called as
+    ``compute(scores, labels)``, both (N,), and return one number.
     """
 
     name: str

@@ -1,0 +1,108 @@
+"""What a metric sees that asks the network: maps with the classifier and the explainer that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from xaibench.classifiers.base import Classifier
+from xaibench.explainers.base import Explainer
+from xaibench.types import Prediction
+
+Output = Literal["probability", "logit", "margin"]
+Made = TypeVar("Made")
+CHUNK = 64  # images in one forward pass of `scores`
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """A batch of P maps, each of one image and one class, with what made them.
+
+    Args:
+        classifier: in eval mode.
+        explainer: that made `maps`.
+        prediction: of the P images; an image with two classes comes twice.
+        targets: (P,) int64, the class explained.
+        maps: (P, H, W) float32, signed, in the input's frame.
+        task: "multiclass" (a probability is a softmax) or "multilabel" (a sigmoid).
+        shared: values that the metrics of all explainers of this batch share: see `once`.
+    """
+
+    classifier: Classifier
+    explainer: Explainer
+    prediction: Prediction
+    targets: Tensor
+    maps: Tensor
+    task: str = "multiclass"
+    shared: dict[Hashable, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return what `make` gives, made at most once a batch: perturbed images and their scores are shared so.
+
+        `key` names everything that decides the value beside the batch's images and targets.
+        """
+        if key not in self.shared:
+            self.shared[key] = make()
+        return self.shared[key]  # type: ignore[no-any-return]
+
+    def scores(self, images: Tensor, rows: Tensor, output: Output = "probability") -> Tensor:
+        """Return the score of the explained class of changed images, (N,) float64; no gradient.
+
+        Args:
+            images: (N, 3, H, W) in [0, 1].
+            rows: (N,) int64, which of the P pairs each image belongs to.
+            output: "probability" (softmax or sigmoid), "logit", or "margin" (the logit less the log-sum-exp of the
+                others; multi-label: the logit).
+        """
+        targets = self.targets[rows]
+        with torch.no_grad():
+            logits = [
+                self.classifier(part.contiguous(memory_format=torch.channels_last)).double()
+                for part in torch.split(images, CHUNK)
+            ]
+        return class_score(torch.cat(logits), targets, self.task, output)
+
+    def own_scores(self, output: Output = "probability") -> Tensor:
+        """Return the score of the explained class of the unchanged images, (P,) float64: no forward pass."""
+        return class_score(self.prediction.logits.double(), self.targets, self.task, output)
+
+    def explain(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Explain the same class of changed images, (N, 3, H, W) in [0, 1]: (N, H, W).
+
+        An image keeps its pair's id, so what a stochastic explainer draws stays the same.
+        """
+        ids = [self.prediction.ids[row] for row in rows.tolist()]
+        maps = []
+        for part, names, targets in zip(
+            torch.split(images, CHUNK), _split(ids, CHUNK), torch.split(self.targets[rows], CHUNK), strict=True
+        ):
+            with torch.no_grad():
+                prediction = self.classifier.predict(part.contiguous(memory_format=torch.channels_last), names)
+                maps.append(self.explainer.explain(self.classifier, prediction, targets))
+        return torch.cat(maps)
+
+
+def class_score(logits: Tensor, targets: Tensor, task: str, output: Output) -> Tensor:
+    """Return one class's score (N,) of logits (N, K); see `Explained.scores`.
+
+    >>> class_score(torch.zeros(1, 4), torch.tensor([2]), "multiclass", "probability").tolist()
+    [0.25]
+    """
+    own = logits.gather(1, targets[:, None])[:, 0]
+    if output == "logit" or (output == "margin" and task == "multilabel"):
+        return own
+    if task == "multilabel":
+        return own.sigmoid()
+    others = logits.scatter(1, targets[:, None], -torch.inf).logsumexp(1)
+    return (own - others).sigmoid() if output == "probability" else own - others
+
+
+def _split(items: list[str], size: int) -> list[list[str]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
