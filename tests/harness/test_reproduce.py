@@ -62,6 +62,7 @@ def test_two_classifiers_on_two_subsets(found: Reproduction) -> None:
     assert found.sizes["densenet121"].trained == found.sizes["densenet121"].parameters
     assert {area.explainer for area in found.areas["gcm"]} >= {"cwm", "ccm", "random"}
     assert all(area.n == 4 for area in found.areas["gcm"])
+    assert {area.part for area in found.areas["gcm"]} == {"image", "lungs"}  # the phantom knows its lungs
     assert set(found.missing) == {"audit"}
 
 
