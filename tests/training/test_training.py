@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tests.tiny import tiny_benchmark
 from xaibench.benchmark import ClassifierSpec, Recipe, override
+from xaibench.classifiers.base import Classifier
 from xaibench.classifiers.gcm import GCM
 from xaibench.datasets.base import Splits
 from xaibench.errors import UsageError, WeightsError, XaibenchError
@@ -22,6 +24,7 @@ from xaibench.progress import Progress
 from xaibench.training.arrays import compute_arrays
 from xaibench.training.checkpoint import Checkpoint, Making, find_checkpoint, load_weights, read_checkpoint
 from xaibench.training.module import EpochSampler, mean_auc
+from xaibench.training.train import train
 from xaibench.training.views import vary
 
 BENCHMARK = tiny_benchmark()
@@ -185,6 +188,76 @@ def test_a_sampler_repeats_an_epoch_and_shuffles_the_next() -> None:
     assert np.mean([view for _, view in drawn]) == pytest.approx(0.5, abs=0.02)
     varied = list(EpochSampler(np.repeat(labels, 100, axis=0), Recipe(augment=3)))
     assert np.unique([view for _, view in varied], return_counts=True)[0].tolist() == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_devices_share_every_batch(devices: int) -> None:
+    labels = np.eye(3, dtype=np.float32)[np.arange(30) % 3]
+    recipe = Recipe(batch_size=8, flip=True, augment=2, seed=5)
+    whole = list(EpochSampler(labels, recipe))
+    shares = [list(EpochSampler(labels, recipe, rank=rank, devices=devices)) for rank in range(devices)]
+    each = 8 // devices
+    for step in range(4):  # the last batch has 6 images: 3 on each of two, 1 on each of four
+        batch = whole[8 * step : 8 * step + 8]
+        own = min(each, len(batch) // devices)
+        joined = [row for share in shares for row in share[step * each : step * each + own]]
+        assert joined == batch[: own * devices]
+    assert len({len(share) for share in shares}) == 1  # as many steps on each
+
+
+class Linear(Classifier):
+    """Without batch norm, so that two processes take exactly the steps of one."""
+
+    def __init__(self) -> None:
+        super().__init__(BENCHMARK.classes, 64)
+        self.layer = nn.Linear(64, len(BENCHMARK.classes))
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+
+    def features(self, images: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(images[:, :1], 8)
+
+    def head(self, features: Tensor, images: Tensor) -> Tensor:
+        return self.layer(features.flatten(1))
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_weights_of_one(splits: Splits, tmp_path: Path) -> None:
+    recipe = Recipe(learning_rate=0.5, momentum=0.9, epochs=3, batch_size=8)
+    wanted = ClassifierSpec(recipe=recipe)
+    states, histories = [], []
+    for devices in (1, 2):
+        classifier = Linear()
+        making = Making.of("linear", wanted, BENCHMARK, splits)
+        checkpoint = train(classifier, splits, recipe, making, tmp_path / f"{devices}.safetensors", devices=devices)
+        states.append(classifier.trained_state())
+        histories.append(checkpoint.history)
+    assert [entry["epoch"] for entry in histories[1]] == [1, 2, 3]
+    assert states[0]["layer.weight"].abs().max() > 0.1
+    for name, tensor in states[0].items():  # sums of gradients in another order
+        assert torch.allclose(tensor, states[1][name], atol=1e-5), name
+    for one, two in zip(*histories, strict=True):
+        assert one["loss"] == pytest.approx(two["loss"], abs=1e-5)
+        assert one["auc"] == pytest.approx(two["auc"], abs=1e-9)
+
+
+@pytest.mark.parametrize("devices", [3, 8, 0])
+def test_a_batch_that_devices_cannot_share_is_refused(splits: Splits, devices: int) -> None:
+    with pytest.raises(UsageError, match=f"--devices {devices}: batches of 8"):
+        obtain(splits, spec(), devices=devices)
+
+
+def test_an_encoder_from_scratch_can_train_too(splits: Splits, tmp_path: Path) -> None:
+    options = {"encoder": "vit_tiny_patch16_224", "weights": "random", "train_encoder": True}
+    wanted = ClassifierSpec(options=options, recipe={"optimizer": "adam", "learning_rate": 1e-3, "epochs": 1})
+    before = make_classifier("gcm", wanted, BENCHMARK).trained_state()
+    classifier, checkpoint = obtain(splits, wanted)
+    changed = [name for name, tensor in classifier.trained_state().items() if not torch.equal(tensor, before[name])]
+    assert any(name.startswith("encoder.") and "attn" in name for name in changed)
+    again = make_classifier("gcm", wanted, BENCHMARK)
+    load_weights(again, checkpoint)
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.allclose(again.eval()(images), classifier.eval()(images), atol=1e-6)  # other memory layouts
 
 
 def test_a_checkpoint_of_another_recipe_is_refused_by_what_differs(splits: Splits) -> None:

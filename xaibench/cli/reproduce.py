@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from xaibench.cli.options import pairs
+from xaibench.cli.options import devices_option, pairs
 
 _POSITIVE = click.IntRange(min=1)
 
@@ -45,6 +45,7 @@ _POSITIVE = click.IntRange(min=1)
     "--batch-size", default=32, show_default=True, type=_POSITIVE, help="In the evaluation; scores don't depend on it."
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@devices_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def command(
@@ -62,6 +63,7 @@ def command(
     out: Path | None,
     batch_size: int,
     device: str,
+    devices: int,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -102,6 +104,7 @@ def command(
             older_entries=older_entries,
             batch_size=batch_size,
             device=device,
+            devices=devices,
             progress=progress,
         )
         command_line = _command(click.get_current_context())

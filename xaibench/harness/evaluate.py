@@ -49,6 +49,7 @@ def evaluate(
     checkpoint: Path | None = None,
     batch_size: int = 32,
     device: str = "auto",
+    devices: int = 1,
     progress: Progress | None = None,
 ) -> Run:
     """Evaluate a classifier and its explainers, training the classifier first where no checkpoint of its recipe exists.
@@ -63,6 +64,7 @@ def evaluate(
         checkpoint: trained weights to use; they must come from the same recipe.
         batch_size: images at once; scores do not depend on it.
         device: "auto", "cpu", "cuda", ...
+        devices: how many share a training, should there be one; see `xaibench.training.train.train`.
         progress: how to report; silent by default.
 
     Returns:
@@ -85,7 +87,9 @@ def evaluate(
         progress.say(note)
     model = make_classifier(classifier, spec, protocol).to(choose_device(device))
     asked, baselines, notes = make_explainers(explainers, protocol.localization.baselines, model, splits)
-    weights = obtain_weights(classifier, model, spec, protocol, splits, given=checkpoint, progress=progress)
+    weights = obtain_weights(
+        classifier, model, spec, protocol, splits, given=checkpoint, devices=devices, progress=progress
+    )
     model.optimized()
     began = time.perf_counter()
     sheets = _Sheets(protocol, list(asked)) if out else None  # matplotlib only where something is drawn

@@ -86,6 +86,7 @@ def obtain_weights(
     *,
     given: Path | None = None,
     retrain: bool = False,
+    devices: int = 1,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Load the checkpoint that the recipe makes, training it first where there is none.
@@ -93,6 +94,7 @@ def obtain_weights(
     Args:
         given: a checkpoint to use instead; it must have been made by the same recipe on the same data.
         retrain: train even if there is one.
+        devices: how many share a training.
 
     Raises:
         WeightsError: `given` was made otherwise (says how), or a file is damaged.
@@ -122,7 +124,7 @@ def obtain_weights(
     )
     from xaibench.training.train import train  # Lightning takes seconds to import
 
-    return train(classifier, splits, spec.recipe, making, path, progress)
+    return train(classifier, splits, spec.recipe, making, path, progress, devices=devices)
 
 
 def expected_seconds(classifier: Classifier, recipe: Recipe, splits: Splits) -> float:
