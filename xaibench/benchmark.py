@@ -31,6 +31,8 @@ class Recipe(_Spec):
     batch_size: Annotated[int, Field(ge=2)] = 32
     sparsity: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the mean absolute class contribution map in the loss: less evidence, better placed (GCM only)."""
+    sparsity_warmup: Annotated[int, Field(ge=0)] = 0
+    """So many epochs without that term first: what is hard to see must be found before evidence is made scarce."""
     sampling: Literal["natural", "balanced"] = "natural"
     """"balanced": every class is drawn equally often, with replacement."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"

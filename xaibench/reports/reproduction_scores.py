@@ -51,9 +51,14 @@ def auc_section(found: Reproduction, published: Published) -> Section:
         "subsets",
     ]
     best = ", ".join(f"{name}: subset {subset}" for name, subset in found.best.items())
+    other: list[Block] = []
+    if set(found.base.classes) != set(published.roc_auc.classifiers["gcm"]) or found.base.task != "multiclass":
+        known = ", ".join(published.roc_auc.classifiers["gcm"])
+        other.append(Text(f"Published for another task, one of {known} for each image: no like for like."))
     return Section(
         title,
         [
+            *other,
             Table(headers, rows, f"Mean of the subsets; {_level(found)} bootstrap intervals by patient"),
             Text(
                 "The interval covers the draw of the test's patients; the spread of the subsets shows the training's."

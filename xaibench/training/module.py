@@ -130,7 +130,8 @@ class Training(L.LightningModule):
         else:
             loss = F.cross_entropy(logits, labels.argmax(dim=1))
         self._losses.append(loss.detach())
-        return loss + self.recipe.sparsity * maps["ccm"].abs().mean() if self.recipe.sparsity else loss
+        sparse = self.recipe.sparsity and self.current_epoch >= self.recipe.sparsity_warmup
+        return loss + self.recipe.sparsity * maps["ccm"].abs().mean() if sparse else loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None, Tensor], index: int) -> None:
         images, features, _ = batch

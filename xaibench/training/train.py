@@ -170,6 +170,12 @@ class _EpochEnd(Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "progress": Progress(say=_print)}  # a terminal's bars stay in their process
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        for name in ("lightning.pytorch", "lightning.fabric"):  # as `_quiet`, in a process of its own
+            logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.progress.stage("training", trainer.max_epochs or 0)
         if trainer.current_epoch:
