@@ -24,7 +24,7 @@ from xaibench.metrics.classification import class_scores
 from xaibench.progress import Progress
 from xaibench.training.arrays import compute_arrays
 from xaibench.training.checkpoint import Checkpoint, Making, find_checkpoint, load_weights, read_checkpoint
-from xaibench.training.module import EpochSampler, mean_auc
+from xaibench.training.module import EpochSampler, mean_auc, spread
 from xaibench.training.train import train
 from xaibench.training.views import vary
 
@@ -102,8 +102,26 @@ def test_a_sparse_recipe_puts_less_into_the_contribution_maps(splits: Splits) ->
     assert amounts[1] < 0.75 * amounts[0]  # 0.50 when this was written
 
 
-def test_a_sparse_recipe_needs_contribution_maps(splits: Splits) -> None:
-    wanted = override(BENCHMARK.classifier("densenet121"), {}, {"sparsity": 0.1})
+def test_a_concentrated_recipe_puts_it_into_fewer_pixels(splits: Splits) -> None:
+    images = torch.from_numpy(np.stack([splits.val[i].image for i in range(4)])).expand(-1, 3, -1, -1)
+    gentle = {"optimizer": "adam", "learning_rate": 1e-3, "momentum": 0.0, "epochs": 3, "selection": "last"}
+    spreads = []
+    for weight in (0.0, 5.0):
+        classifier, _ = obtain(splits, spec(**gentle, concentration=weight))
+        with torch.no_grad():
+            spreads.append(float(spread(classifier.predict(images).maps["ccm"])))
+    assert spreads[1] < 0.9 * spreads[0]
+
+
+def test_spread_looks_at_no_scale() -> None:
+    maps = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(spread(maps), spread(-7 * maps))
+    assert float(spread(torch.zeros(1, 1, 4, 4))) == 0
+
+
+@pytest.mark.parametrize("field", ["sparsity", "concentration"])
+def test_a_sparse_recipe_needs_contribution_maps(splits: Splits, field: str) -> None:
+    wanted = override(BENCHMARK.classifier("densenet121"), {}, {field: 0.1})
     classifier = make_classifier("densenet121", wanted, BENCHMARK)
     with pytest.raises(UsageError, match="only gcm has"):
         obtain_weights("densenet121", classifier, wanted, BENCHMARK, splits)

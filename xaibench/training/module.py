@@ -81,6 +81,18 @@ def mean_auc(scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.float
     return float(np.mean(known)) if known else math.nan
 
 
+def spread(maps: Tensor) -> Tensor:
+    """Return the mean over maps (B, K, H, W) of L1 norm / (L2 norm sqrt(H W)): 1 where even, 1/sqrt(H W) in one pixel.
+
+    >>> round(float(spread(torch.eye(4)[None, None])), 3), float(spread(torch.ones(1, 2, 3, 3)))
+    (0.5, 1.0)
+    """
+    flat = maps.float().flatten(2)
+    norms = torch.linalg.vector_norm(flat, dim=-1)
+    ratio: Tensor = flat.abs().sum(-1) / (norms * math.sqrt(flat.shape[-1])).clamp(min=1e-12)
+    return ratio.mean()
+
+
 class Training(L.LightningModule):
     """Trains what `Classifier.trained_state` holds; keeps the best epoch's weights by the recipe's selection."""
 
@@ -130,8 +142,13 @@ class Training(L.LightningModule):
         else:
             loss = F.cross_entropy(logits, labels.argmax(dim=1))
         self._losses.append(loss.detach())
-        sparse = self.recipe.sparsity and self.current_epoch >= self.recipe.sparsity_warmup
-        return loss + self.recipe.sparsity * maps["ccm"].abs().mean() if sparse else loss
+        if self.current_epoch < self.recipe.sparsity_warmup:
+            return loss
+        if self.recipe.sparsity:
+            loss = loss + self.recipe.sparsity * maps["ccm"].abs().mean()
+        if self.recipe.concentration:
+            loss = loss + self.recipe.concentration * spread(maps["ccm"])
+        return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None, Tensor], index: int) -> None:
         images, features, _ = batch

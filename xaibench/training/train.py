@@ -66,10 +66,12 @@ def train(
         raise XaibenchError(f"no training image of class {missing[0]!r}: check the data, with xaibench data check")
     started = time.monotonic()
     work = cache_dir() / "training" / making.hash[:16]
-    if recipe.sparsity and "ccm" not in classifier.own_maps:
-        raise UsageError(
-            f"recipe sparsity = {recipe.sparsity:g} needs class contribution maps, which only gcm has: leave it 0"
-        )
+    for name in ("sparsity", "concentration"):
+        if getattr(recipe, name) and "ccm" not in classifier.own_maps:
+            raise UsageError(
+                f"recipe {name} = {getattr(recipe, name):g} needs class contribution maps, which only gcm has: "
+                "leave it 0"
+            )
     if devices < 1 or recipe.batch_size % devices or recipe.batch_size // devices < 2:
         raise UsageError(
             f"--devices {devices}: batches of {recipe.batch_size} can't be shared evenly, with two images or more each"
