@@ -44,6 +44,8 @@ def kept(explained: Explained, key: Hashable, make: Callable[[], Prediction]) ->
 
 def explain(explained: Explained, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
     """Return the maps (N, H, W) of the batch's explainer for a classifier and a prediction of its."""
+    if not len(targets):
+        return explained.maps[:0].float()
     with torch.no_grad():
         return explained.explainer.explain(classifier, prediction, targets).detach().float()
 
@@ -53,13 +55,13 @@ def noise(ids: Sequence[str], samples: int, size: tuple[int, int], *, kind: str)
 
     One value for the three channels of a pixel: a grey image stays grey.
     """
-    drawn = []
+    drawn = [torch.zeros(0, samples, 1, *size)]
     for name in ids:
         generator = torch.Generator().manual_seed(seed_of("noise", kind, name))
         # sample after sample, so that the first ones do not depend on how many are asked for
         one = [_draw(size, generator, kind) for _ in range(samples)]
-        drawn.append(torch.stack(one)[:, None])
-    return torch.stack(drawn)
+        drawn.append(torch.stack(one)[None, :, None])
+    return torch.cat(drawn)
 
 
 def _draw(size: tuple[int, int], generator: torch.Generator, kind: str) -> Tensor:
@@ -89,7 +91,7 @@ def neighbours(explained: Explained, samples: int, radius: float) -> Iterator[tu
             moved = (images[part.to(images.device)][:, None] + radius * draws).clamp(0, 1)
             return predict(explained.classifier, moved.flatten(0, 1), [name for name in names for _ in range(samples)])
 
-        prediction = kept(explained, ("neighbours", samples, radius, int(part[0])), make)
+        prediction = kept(explained, ("neighbours", samples, radius, tuple(names)), make)
         yield part.repeat_interleave(samples).to(images.device), prediction
 
 
@@ -170,7 +172,7 @@ def _changes(explained: Explained, samples: int, radius: float, eps: float, grid
             "same_cell": (_cell(new, grid) == _cell(old, grid)) & ~_ops.undefined(new),
         }
         for name, values in measured.items():
-            found.setdefault(name, []).append(values.reshape(-1, samples))
+            found.setdefault(name, []).append(values.reshape(len(values) // samples, samples))
     together = {name: torch.cat(values) for name, values in found.items()}
     owner = (explained.explainer, explained.maps)  # alive as long as the entry, so that no other takes their ids
     return Changes(**together, undefined=_ops.undefined(explained.maps), owner=owner)
@@ -178,7 +180,8 @@ def _changes(explained: Explained, samples: int, radius: float, eps: float, grid
 
 def norm(values: Tensor) -> Tensor:
     """Return (N,) Euclidean norms of values (N, ...), summed in one order for any batch size."""
-    return _ops.total(values.double().square().reshape(len(values), -1, values.shape[-1])).sqrt()
+    squares = values.double().square()
+    return _ops.total(squares.flatten(1, -2) if squares.ndim > 2 else squares[:, None]).sqrt()
 
 
 def scaled(maps: Tensor) -> Tensor:

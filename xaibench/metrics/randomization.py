@@ -1,7 +1,7 @@
 """Randomization metrics: does the map depend on what the network learned, and on the class that is asked for?
 
 Scores are (P,) float64, NaN where a map is constant or not finite. Randomised classifiers are made once for each
-classifier and predict a batch once for all explainers; a self-explaining classifier is run whole again, encoder and all.
+classifier, and predict a batch once for all explainers; a self-explaining one is run whole again, encoder and all.
 Nothing is written to the classifier itself. None has a chance level.
 
 Computed here: Quantus draws the same numbers for every layer of one shape (one seed for each), counts the comparison of
