@@ -144,7 +144,7 @@ def changes(explained: Explained, *, samples: int, radius: float, eps: float = 1
 
     Args:
         samples, radius: see `neighbours`.
-        eps: stands in for a value of exactly 0 that something is divided by.
+        eps: of the largest value, stands in for one of exactly 0 that something is divided by.
         grid: cells along each side, for `Changes.same_cell`.
     """
     key = ("changes", id(explained.explainer), id(explained.maps), samples, radius, eps, grid)
@@ -191,8 +191,9 @@ def scaled(maps: Tensor) -> Tensor:
 
 
 def relative(new: Tensor, old: Tensor, eps: float) -> Tensor:
-    """Return the change over the old value, where that is exactly 0 over `eps`."""
-    return (new - old) / old.where(old != 0, torch.full_like(old, eps))
+    """Return the change of (N, ...) over the old value, where that is exactly 0 over `eps` times the largest one."""
+    largest = old.abs().flatten(1).amax(1).reshape(-1, *[1] * (old.ndim - 1))
+    return (new - old) / old.where(old != 0, (eps * largest).expand_as(old))
 
 
 def _cell(maps: Tensor, grid: int) -> Tensor:

@@ -98,9 +98,10 @@ def relative_input_stability(
 ) -> Tensor:
     """Largest ratio of two relative changes, of the map and of the image.
 
-    max |(A - A') / A| / max(|(x - x') / x|, eps). Divided pixel by pixel, a value of exactly 0 counting as `eps`; so a
-    few pixels near 0 decide. As published, among the neighbours with the image's prediction (multi-label: of the
-    explained class), NaN where none has it; Quantus gives up an image with one neighbour predicted otherwise.
+    max |(A - A') / A| / max(|(x - x') / x|, eps), divided pixel by pixel, so that a few pixels near 0 decide. Exactly 0
+    counts as `eps` times the largest value; in Quantus as `eps`, where a factor on the map decides. As published, among
+    the neighbours with the image's prediction (multi-label: of the explained class), NaN where none has it; Quantus
+    gives up an image with one neighbour predicted otherwise.
     """
     moved = changes(explained, samples=samples, radius=radius, eps=_positive(eps))
     return moved.largest(moved.relative / moved.relative_images.clamp(min=eps), moved.same_decision)
