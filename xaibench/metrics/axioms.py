@@ -137,7 +137,8 @@ def non_sensitivity(explained: Explained, *, grid: int = 8, eps: float = 1e-5) -
     Cells of a `grid` x `grid` over the image. A cell matters to the map if its sum of absolute values exceeds `eps`
     times the largest cell's, and to the classifier if painting it black or white changes the class's logit by more than
     `eps` times the largest such change. The paper asks it of single features; a forward pass for each pixel is beyond
-    an image. Quantus compares both with one absolute number.
+    an image. Quantus compares both with one absolute number, and paints with the image's own darkest value, so that the
+    darkest pixel never matters.
     """
     _rerun.count("grid", grid)
     if not 0 <= eps < 1:
