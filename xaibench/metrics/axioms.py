@@ -37,6 +37,7 @@ def completeness(explained: Explained, *, aggregate: str = "declared") -> Tensor
     S is the sum of the map's values, or their mean where the explainer declares that (GCM's contribution map: its mean
     is the logit); D is the logit of the explained class less the mean logit of the explainer's baselines: black unless
     its method has another, none for GCM. `aggregate` is "declared", "sum" or "mean"; who declares nothing is summed.
+    Computed here: Quantus asks S and D to be the same float.
     """
     if aggregate not in ("declared", "sum", "mean"):
         raise UsageError(f'aggregate = {aggregate!r}; it is "declared", "sum" or "mean"')
@@ -105,7 +106,8 @@ def input_invariance(explained: Explained, *, shift: float = -1.0) -> Tensor:
     """Change of the map, as a share of it, when image and first layer move together: |A' - A| / |A|, Euclidean.
 
     All pixels get brighter by `shift`, and a first layer takes it off again by its bias, so that the classifier says
-    the same of every image. The paper's shift takes [0, 1] to [-1, 0].
+    the same of every image. The paper's shift takes [0, 1] to [-1, 0]. Computed here: Quantus changes the bias of a
+    convolution, which its padding makes wrong at the borders, and answers by an absolute tolerance.
     """
     if not (math.isfinite(shift) and shift):
         raise UsageError(f"shift = {shift}; it is a change of brightness other than 0")
@@ -136,9 +138,9 @@ def non_sensitivity(explained: Explained, *, grid: int = 8, eps: float = 1e-3) -
 
     Cells of a `grid` x `grid` over the image. A cell matters to the map if its sum of absolute values exceeds `eps`
     times the largest cell's, and to the classifier if painting it black or white changes the class's logit by more than
-    `eps` times the largest such change (rounding alone moves a logit by some 1e-6). The paper asks it of single features; a forward pass for each pixel is beyond
-    an image. Quantus compares both with one absolute number, and paints with the image's own darkest value, so that the
-    darkest pixel never matters.
+    `eps` times the largest such change (rounding alone moves it a little). The paper asks it of single features, which
+    would take a forward pass for each pixel. Computed here: Quantus compares both with one absolute number, and paints
+    with the image's own darkest value, so that the darkest pixel never matters.
     """
     _rerun.count("grid", grid)
     if not 0 <= eps < 1:

@@ -67,7 +67,9 @@ def mprt(
 
     At `steps` depths evenly spaced over the layers, the last all of them. Layers are drawn anew as when they were made,
     batch norms return to mean 0 and variance 1. A step whose map is constant has no similarity and is left out.
-    `similarity` is "spearman" (ties share their mean rank) or "ssim"; with `absolute`, of the absolute values.
+    `similarity` is "spearman" (ranks by SciPy, ties sharing their mean rank) or "ssim" (scikit-image, of maps brought
+    to [0, 1]); with `absolute`, of the absolute values. Weights are drawn here: Quantus gives layers of one shape the
+    same ones.
     """
     changed = _maps(explained, "top_down", steps, seed)
     return _mean([alike(explained.maps, maps, similarity, absolute=absolute) for maps in changed])
@@ -123,7 +125,7 @@ def smooth_mprt(
     """Similarity as in `mprt`, from the bottom up, of maps averaged over noisy images: less noise in the verdict.
 
     Normal noise of standard deviation `noise` times the image's range, drawn from its id, on `samples` copies. One step
-    compares with all layers random, where order plays no part. The paper takes 50 copies.
+    compares with all layers random, where order plays no part. The paper takes 50 copies. Computed as for `mprt`.
     """
     own = _smooth(explained, explained.classifier, samples, noise, "own")
     scores = []
@@ -166,6 +168,7 @@ def efficient_mprt(explained: Explained, *, bins: int = 100, seed: int = 0) -> T
     """Relative rise of the map's complexity once all weights are random: (H(random) - H(map)) / H(map).
 
     Complexity: the entropy of a histogram of the map's values, `bins` of equal width between its least and largest.
+    Computed here, as Quantus does on its random weights.
     """
     _rerun.count("bins", bins, least=2)
     (changed,) = _maps(explained, "bottom_up", 1, seed)
@@ -203,7 +206,7 @@ def random_logit(
     """Similarity of the map with that of another class of the same image: 1 if the class makes no difference.
 
     The other class is drawn from the image's id, any but the explained one being as likely. The paper's similarity is
-    "ssim". Quantus seeds by the batch, so that an image's other class depends on its place in it.
+    "ssim". Computed here: Quantus seeds by the batch, so that an image's other class depends on its place in it.
     """
     before = explained.prediction
     classes = before.logits.shape[1]
@@ -227,7 +230,7 @@ def random_logit(
 def class_sensitivity(explained: Explained, *, similarity: str = "spearman", absolute: bool = False) -> Tensor:
     """Similarity of the maps of the classes with the largest and with the smallest logit; 1 explains no class.
 
-    Whatever class was explained. NaN where all logits are equal.
+    Whatever class was explained. NaN where all logits are equal. Computed here: no library has it.
     """
     before = explained.prediction
     top, least = before.logits.argmax(1), before.logits.argmin(1)

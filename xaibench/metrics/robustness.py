@@ -39,7 +39,8 @@ _AGARWAL = "Agarwal et al. 2022, arXiv:2203.06877"
 def max_sensitivity(explained: Explained, *, samples: int = 10, radius: float = 0.02) -> Tensor:
     """Largest change of the map among the neighbours, as a share of the map: max |A(x') - A(x)| / |A(x)|, Euclidean.
 
-    captum divides by 1 where the map is zero everywhere; here that is NaN. The defaults are captum's.
+    Computed here, and held to captum, which would draw and predict other neighbours for each explainer; it divides by 1
+    where the map is zero everywhere, which here is NaN. The defaults are captum's.
     """
     moved = changes(explained, samples=samples, radius=radius)
     return moved.largest(moved.shares)
@@ -56,7 +57,10 @@ def max_sensitivity(explained: Explained, *, samples: int = 10, radius: float = 
     radius=0.02,
 )
 def avg_sensitivity(explained: Explained, *, samples: int = 10, radius: float = 0.02) -> Tensor:
-    """Mean change of the map over the neighbours, as a share of the map: see `max_sensitivity`."""
+    """Mean change of the map over the neighbours, as a share of the map: see `max_sensitivity`.
+
+    Computed here: captum has it not.
+    """
     moved = changes(explained, samples=samples, radius=radius)
     return _ops.nan_where(moved.undefined, moved.shares.mean(1))
 
@@ -76,7 +80,7 @@ def local_lipschitz(explained: Explained, *, samples: int = 10, radius: float = 
     """Largest ratio of the map's change to the image's: max |A(x') - A(x)| / |x' - x|, Euclidean, over 3 channels.
 
     With `normalise`, maps are taken over their own largest absolute value, or a factor on a map would decide; without,
-    it is the estimate as published. Quantus adds 1e-10 to the image's change.
+    it is the estimate as published. Computed here: captum has it not; Quantus adds 1e-10 to the image's change.
     """
     moved = changes(explained, samples=samples, radius=radius)
     return moved.largest((moved.scaled if normalise else moved.maps) / moved.images)
@@ -100,8 +104,8 @@ def relative_input_stability(
 
     max |(A - A') / A| / max(|(x - x') / x|, eps), divided pixel by pixel, so that a few pixels near 0 decide. Exactly 0
     counts as `eps` times the largest value; in Quantus as `eps`, where a factor on the map decides. As published, among
-    the neighbours with the image's prediction (multi-label: of the explained class), NaN where none has it; Quantus
-    gives up an image with one neighbour predicted otherwise.
+    the neighbours with the image's prediction (multi-label: of the explained class), NaN where none has it. Computed
+    here: Quantus gives up an image with one neighbour predicted otherwise.
     """
     moved = changes(explained, samples=samples, radius=radius, eps=_positive(eps))
     return moved.largest(moved.relative / moved.relative_images.clamp(min=eps), moved.same_decision)
@@ -123,7 +127,7 @@ def relative_output_stability(
 ) -> Tensor:
     """Largest ratio of the map's relative change to that of the logits: max |(A - A') / A| / max(|h - h'|, eps).
 
-    All K logits; the rest as for `relative_input_stability`.
+    All K logits; the rest as for `relative_input_stability`, computed here for the same reason.
     """
     moved = changes(explained, samples=samples, radius=radius, eps=_positive(eps))
     return moved.largest(moved.relative / moved.logits.clamp(min=eps), moved.same_decision)
@@ -146,7 +150,7 @@ def relative_representation_stability(
     """Largest ratio of two relative changes, of the map and of the explained layer L.
 
     max |(A - A') / A| / max(|(L - L') / L|, eps). The paper leaves open which layer; Quantus takes all of them unless
-    told. The rest as for `relative_input_stability`.
+    told. The rest as for `relative_input_stability`, computed here for the same reason.
     """
     moved = changes(explained, samples=samples, radius=radius, eps=_positive(eps))
     return moved.largest(moved.relative / moved.relative_features.clamp(min=eps), moved.same_decision)
@@ -169,8 +173,8 @@ def consistency(explained: Explained, *, samples: int = 10, radius: float = 0.2,
     Explained alike: of the cells of a `grid` x `grid` over the map, the same one has the largest mean. Predicted alike:
     the same class is predicted (multi-label: the explained class is, or is not, in both). NaN where no neighbour is
     explained alike. Neighbours stand in for the paper's data, as a share among the images of a batch would depend on
-    its size; noise is heavier than in the other metrics, or no prediction would ever change. Quantus compares the
-    batch's images, and by default the signs of their first five pixels.
+    its size; noise is heavier than in the other metrics, or no prediction would ever change. Computed here: Quantus
+    compares the batch's images, and by default the signs of the maps' first five pixels.
     """
     count("grid", grid)
     moved = changes(explained, samples=samples, radius=radius, grid=grid)
