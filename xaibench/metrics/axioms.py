@@ -130,10 +130,10 @@ def input_invariance(explained: Explained, *, shift: float = -1.0) -> Tensor:
     range=(0.0, 1.0),
     title="Non-sensitivity",
     reference="Nguyen and Rodriguez Martinez 2020, arXiv:2007.07584",
-    grid=8,
+    grid=6,
     eps=1e-3,
 )
-def non_sensitivity(explained: Explained, *, grid: int = 8, eps: float = 1e-3) -> Tensor:
+def non_sensitivity(explained: Explained, *, grid: int = 6, eps: float = 1e-3) -> Tensor:
     """Share of the cells where the map says "matters" and the logit does not change, or the other way round.
 
     Cells of a `grid` x `grid` over the image. A cell matters to the map if its sum of absolute values exceeds `eps`
