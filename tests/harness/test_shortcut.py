@@ -199,3 +199,18 @@ def test_bad_input_is_named(changes: dict[str, Any], says: str) -> None:
     given = {"explainers": ["cwm"], "benchmark": tiny_benchmark(), **changes}
     with pytest.raises(UsageError, match=says):
         shortcut("gcm", **given)
+
+
+@pytest.mark.slow
+def test_explanations_give_a_cheating_gcm_away() -> None:
+    found = shortcut("gcm", ["cwm", "ccm", "gradcam"], "phantom")  # trains the cheating one: minutes
+    cheating, honest = (found.roc_auc[kind] for kind in ("cheating", "honest"))
+    assert cheating["with marker"] - cheating["no marker"] > 0.05
+    assert abs(honest["with marker"] - honest["no marker"]) < 0.02
+    for one in found.detections:
+        if one.is_baseline:
+            assert one.auc.value == 0.5
+            continue
+        assert one.auc.low > 0.5
+        assert one.shares["marker"]["cheating"].low > one.shares["marker"]["honest"].high
+        assert one.shares["lesion"]["honest"].low > one.shares["lesion"]["cheating"].high

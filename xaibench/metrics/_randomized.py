@@ -67,8 +67,8 @@ def _has_statistics(layer: nn.Module) -> bool:
 def _all_random(classifier: Classifier, seed: int) -> Classifier:
     """Return a copy, sharing nothing, whose layers are all drawn anew.
 
-    A layer draws as it does when it is made (batch norms return to mean 0 and variance 1); one that has no such way
-    draws from a normal distribution with its weights' own mean and standard deviation.
+    A layer draws by its `reset_parameters` (batch norms return to mean 0 and variance 1); one that has none draws from
+    a normal distribution with its weights' own mean and standard deviation.
     """
     made = copy.deepcopy(classifier).cpu().to(memory_format=torch.contiguous_format)  # layout must not decide a draw
     for name, layer in layers(made):

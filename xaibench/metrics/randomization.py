@@ -65,8 +65,8 @@ def mprt(
 ) -> Tensor:
     """Mean similarity of the map with those under weights randomised from the top down: 1 if weights don't matter.
 
-    At `steps` depths evenly spaced over the layers, the last all of them. Layers are drawn anew as when they were made,
-    batch norms return to mean 0 and variance 1. A step whose map is constant has no similarity and is left out.
+    At `steps` depths evenly spaced over the layers, the last all of them. Layers draw anew as PyTorch makes them, batch
+    norms return to mean 0 and variance 1. A step whose map is constant has no similarity and is left out.
     `similarity` is "spearman" (ranks by SciPy, ties sharing their mean rank) or "ssim" (scikit-image, of maps brought
     to [0, 1]); with `absolute`, of the absolute values. Weights are drawn here: Quantus gives layers of one shape the
     same ones.
