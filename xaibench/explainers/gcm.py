@@ -45,6 +45,10 @@ class CCM(_OwnMap):
     """Class contribution map: image times CWM; its mean is the class's score exactly."""
 
     name = map_name = "ccm"
+    completeness = "mean"
+
+    def baselines(self, images: Tensor) -> Tensor:
+        return images[:, None][:, :0]
 
 
 class CCMContrast(_OwnMap):
