@@ -20,6 +20,7 @@ from xaibench.classifiers.base import Classifier, hash_tensors
 from xaibench.datasets.base import Split, Splits
 from xaibench.errors import UsageError, XaibenchError
 from xaibench.harness.run import Run, save_run
+from xaibench.harness.selection import select_metrics
 from xaibench.harness.setup import (
     choose_device,
     load_metrics,
@@ -47,6 +48,7 @@ def evaluate(
     options: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
     checkpoint: Path | None = None,
+    metrics: Sequence[str] | None = None,
     batch_size: int = 32,
     device: str = "auto",
     devices: int = 1,
@@ -62,6 +64,8 @@ def evaluate(
         out: the folder of the run directories ("runs" from the command line); None keeps nothing on disk.
         options, recipe: replace options of the classifier, or fields of its recipe.
         checkpoint: trained weights to use; they must come from the same recipe.
+        metrics: replace the benchmark's, and with them its hash: names, wildcards, categories, or "all"; see
+            `xaibench.harness.selection.select_metrics`.
         batch_size: images at once; scores do not depend on it.
         device: "auto", "cpu", "cuda", ...
         devices: how many share a training, should there be one; see `xaibench.training.train.train`.
@@ -79,7 +83,10 @@ def evaluate(
         raise UsageError('explainers: give a list of at least one name, such as ["cwm"]')
     if batch_size < 1:
         raise UsageError(f"batch_size = {batch_size}; it is at least 1")
+    if isinstance(metrics, str) or (metrics is not None and not metrics):
+        raise UsageError('metrics: give a list of at least one name, category or wildcard, such as ["localization"]')
     protocol = benchmark if isinstance(benchmark, Benchmark) else load_benchmark(benchmark)
+    protocol, left_out = (protocol, []) if metrics is None else select_metrics(protocol, metrics)
     spec = override(protocol.classifier(classifier), options or {}, recipe or {})
     classification, localization = load_metrics(protocol)
     splits = load_splits(protocol, data_root)
@@ -101,14 +108,16 @@ def evaluate(
         localization,
         frame=protocol.frame,
         regions=protocol.localization.regions,
+        task=protocol.task,
         batch_size=batch_size,
         sheet=sheets.offer if sheets else None,
         advance=progress.advance,
+        running=progress.metric,
     )
     progress.stage("intervals", 1)
     scores = summarize(classifier, protocol, splits.test, records, classification, localization)
     progress.advance(1)
-    notes = [*splits.notes, *notes, *_selection_note(spec), *_failure_notes(records)]
+    notes = [*splits.notes, *notes, *left_out, *_selection_note(spec), *_failure_notes(records)]
     record = _record(model, spec, weights, splits, records, time.perf_counter() - began, batch_size)
     name = f"{protocol.name}-{classifier.replace(':', '-').replace('/', '-')}"
     identity = digest([protocol.hash, record["weights"], list(asked), list(baselines), record["data"]])
@@ -167,7 +176,14 @@ def _selection_note(spec: ClassifierSpec) -> list[str]:
 
 
 def _failure_notes(records: Records) -> list[str]:
-    return [f"explainer {name} was given up: {reason}" for name, reason in records.failed.items()]
+    notes = [f"explainer {name} was given up: {reason}" for name, reason in records.failed.items()]
+    for metric, reasons in records.given_up.items():
+        for reason in dict.fromkeys(reasons.values()):
+            explainers = [name for name, why in reasons.items() if why == reason]
+            everywhere = len(explainers) == len(records.values)
+            where = "" if everywhere else f" on {', '.join(explainers)}"
+            notes.append(f"metric {metric} was given up{where}: {reason}")
+    return notes
 
 
 def _record(
@@ -193,6 +209,7 @@ def _record(
         "data": {name: getattr(splits, name).fingerprint for name in ("train", "val", "test")},
         "test": {"images": images, "patients": len(set(splits.test.patients)), "pairs": len(records.pair_images)},
         "failed": records.failed,
+        "given_up": records.given_up,
         "seconds": {"total": round(seconds, 2)} | {name: round(spent, 3) for name, spent in records.seconds.items()},
         "batch_size": batch_size,
         "device": str(classifier.device),
