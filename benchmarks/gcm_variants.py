@@ -67,7 +67,10 @@ SHARPER = {
     "sharp": Variant(
         "skips, and evidence made scarce and concentrated once it is found",
         {"skips": [8, 4]},
-        {"concentration": 0.7, "sparsity": 0.3, **LATE},
+        {"concentration": 1.6, "sparsity": 0.3, **LATE},
+    ),
+    "less-sharp": Variant(
+        "the same with less concentration", {"skips": [8, 4]}, {"concentration": 0.7, "sparsity": 0.3, **LATE}
     ),
     "concentrated": Variant(
         "the same without sparsity",
@@ -87,6 +90,7 @@ def main() -> int:
     parser.add_argument("--dataset-option", action="append", default=[], metavar="KEY=VALUE", help="such as train=800")
     parser.add_argument("--only", default="", help="names, separated by commas")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     study = VARIANTS if arguments.study == "variants" else SHARPER
@@ -101,7 +105,7 @@ def main() -> int:
     benchmark = Benchmark.model_validate(table)
     rows = []
     for name in names:
-        for seed in range(arguments.seeds):
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             print(f"{name}, seed {seed}", file=sys.stderr, flush=True)
             rows.append(measure(name, study[name], benchmark, common, seed, arguments.data_root, out))
     speeds = time_forward({name: study[name] for name in names}, benchmark)
