@@ -283,9 +283,15 @@ def _pooled_precision(means: FloatArray) -> FloatArray:
 
 
 def _pxap_chance(masks: Tensor) -> Tensor:
-    """Return (B, 512): the histograms of an even spread, whose average precision is the area of the masks."""
+    """Return (B, 512): the histograms expected of uniform noise, whose average precision is the area of the masks.
+
+    The largest pixel alone has level 255, the smallest level 0; the others are spread evenly over levels 0 to 254.
+    """
     pixels, number = masks.shape[-2] * masks.shape[-1], masks.sum((-2, -1)).double()
-    counts = torch.stack([pixels - number, number], dim=1)[:, :, None].expand(-1, 2, GREY) / GREY
+    spread = torch.full((GREY,), max(0, pixels - 2) / (GREY - 1) / pixels, dtype=torch.float64, device=masks.device)
+    spread[-1] = 0
+    spread[[0, -1]] += 1 / pixels
+    counts = torch.stack([pixels - number, number], dim=1)[:, :, None] * spread
     return _ops.nan_where(number == 0, counts.flatten(1))
 
 
