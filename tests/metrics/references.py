@@ -38,6 +38,31 @@ def map_cases() -> Cases:
     return {"random": (maps, masks)}
 
 
+@cache
+def phantom_cases(images: int = 24) -> Cases:
+    """Add maps that explainers drew: of the shipped GCM checkpoint on the phantom's first test images, in their frame.
+
+    Bilinear maps have plateaus at their borders, whose values differ in the last bit.
+    """
+    from xaibench.benchmark import load_benchmark
+    from xaibench.harness.setup import load_splits, make_classifier, make_explainers, obtain_weights
+
+    benchmark = load_benchmark("phantom")
+    splits, spec = load_splits(benchmark, None), benchmark.classifier("gcm")
+    model = make_classifier("gcm", spec, benchmark)
+    obtain_weights("gcm", model, spec, benchmark, splits)
+    model.optimized()
+    samples = [splits.test[row] for row in range(len(splits.test)) if splits.test.regions(row)][:images]
+    pictures = torch.from_numpy(np.stack([np.broadcast_to(s.image, (3, *s.image.shape[1:])) for s in samples]))
+    targets = torch.tensor([min(sample.regions) for sample in samples])
+    masks = np.stack([s.regions[int(t)].rasterize(benchmark.frame) for s, t in zip(samples, targets, strict=True)])
+    asked, _, _ = make_explainers(["ccm", "gradcam"], [], model, splits)
+    with torch.no_grad():
+        prediction = model.predict(pictures, tuple(sample.id for sample in samples))
+        drawn = {n: e.explain(model, prediction, targets).detach().double() for n, e in asked.items()}
+    return {name: (maps, torch.from_numpy(masks)) for name, maps in drawn.items()}
+
+
 @dataclass(frozen=True)
 class Reference:
     """Another implementation of a metric.
