@@ -19,6 +19,7 @@ from xaibench.benchmark import Benchmark, ClassifierSpec, digest, load_benchmark
 from xaibench.classifiers.base import Classifier, hash_tensors
 from xaibench.datasets.base import Split, Splits
 from xaibench.errors import UsageError, XaibenchError
+from xaibench.explainers.base import Explainer
 from xaibench.harness.run import Run, save_run
 from xaibench.harness.selection import select_metrics
 from xaibench.harness.setup import (
@@ -29,7 +30,7 @@ from xaibench.harness.setup import (
     make_explainers,
     obtain_weights,
 )
-from xaibench.harness.stream import Records, stream
+from xaibench.harness.stream import MapMetric, Records, stream
 from xaibench.harness.summary import summarize
 from xaibench.progress import Progress
 from xaibench.training.checkpoint import Checkpoint
@@ -114,10 +115,11 @@ def evaluate(
         advance=progress.advance,
         running=progress.metric,
     )
+    validation, untuned = _validate(model, {**asked, **baselines}, splits, localization, protocol, batch_size, progress)
     progress.stage("intervals", 1)
-    scores = summarize(classifier, protocol, splits.test, records, classification, localization)
+    scores = summarize(classifier, protocol, splits.test, records, classification, localization, validation)
     progress.advance(1)
-    notes = [*splits.notes, *notes, *left_out, *_selection_note(spec), *_failure_notes(records)]
+    notes = [*splits.notes, *notes, *left_out, *untuned, *_selection_note(spec), *_failure_notes(records)]
     record = _record(model, spec, weights, splits, records, time.perf_counter() - began, batch_size)
     name = f"{protocol.name}-{classifier.replace(':', '-').replace('/', '-')}"
     identity = digest([protocol.hash, record["weights"], list(asked), list(baselines), record["data"]])
@@ -136,6 +138,37 @@ def evaluate(
         if sheets:
             sheets.write(run)
     return run
+
+
+def _validate(
+    model: Classifier,
+    explainers: Mapping[str, Explainer],
+    splits: Splits,
+    metrics: Sequence[MapMetric],
+    protocol: Benchmark,
+    batch_size: int,
+    progress: Progress,
+) -> tuple[Records | None, list[str]]:
+    """Explain the validation split for the metrics that tune a threshold on it; say so where it has no regions."""
+    choosing = [metric for metric in metrics if metric.chooses]
+    if not choosing:
+        return None, []
+    if not any(splits.val.regions(row) for row in range(len(splits.val))):
+        names = ", ".join(metric.metric.name for metric in choosing)
+        return None, [f"no regions in validation: the threshold of {names} is not tuned, only the oracle's is shown"]
+    progress.stage("tuning thresholds", len(splits.val))
+    records = stream(
+        model,
+        explainers,
+        splits.val,
+        choosing,
+        frame=protocol.frame,
+        regions=protocol.localization.regions,
+        task=protocol.task,
+        batch_size=batch_size,
+        advance=progress.advance,
+    )
+    return records, []
 
 
 class _Sheets:
@@ -233,6 +266,8 @@ def _image_rows(split: Split, records: Records) -> Any:
         for pair, (image, target) in enumerate(zip(records.pair_images, records.pair_targets, strict=True)):
             where = {"image": split.ids[image], "patient": split.patients[image], "class": split.classes[target]}
             for column, metric in enumerate(records.columns):
+                if "#" in metric:  # statistics of a pooled metric, no score of the image
+                    continue
                 yield {
                     **where,
                     "explainer": explainer,

@@ -40,8 +40,16 @@ class MapMetric:
     def asks_network(self) -> bool:
         return self.metric.category in ASKS_NETWORK
 
+    @property
+    def chooses(self) -> bool:
+        """Does it choose a threshold of the map, for a whole class?"""
+        return self.metric.pool is not None and self.metric.pool.thresholds is not None
+
     def names(self) -> list[str]:
-        """Return the names of its columns: one, or one for each point of a curve."""
+        """Return the names of its columns: one, one for each point of a curve, or ``NAME#0``, ... to be pooled."""
+        if (pool := self.metric.pool) is not None:
+            columns = pool.columns(**{**self.metric.parameters, **self.parameters})
+            return [f"{self.metric.name}#{column}" for column in range(columns)]
         if self.metric.curve is None:
             return [self.metric.name]
         points = {**self.metric.parameters, **self.parameters}[self.metric.curve]
