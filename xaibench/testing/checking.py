@@ -30,6 +30,16 @@ class Report:
     def add(self, check: str, what: str, remedy: str, severity: Severity = "error") -> None:
         self.findings.append(Finding(severity, check, what, remedy, self.subject))
 
+    @contextmanager
+    def checks(self) -> Iterator[None]:
+        """End quietly when a check gives up, and make a finding of anything else that a plugin raises inside."""
+        try:
+            yield
+        except GivenUpError:
+            pass
+        except Exception as error:
+            self.add("raises", f"a check ended with {one_line(error)}", "Call it in a test to see the traceback.")
+
     def expect(self, holds: bool, check: str, what: str, remedy: str, severity: Severity = "error") -> bool:
         """Add a finding unless `holds`; return `holds`."""
         if not holds:

@@ -48,11 +48,9 @@ def check_classifier(
         What is not as it should be; empty for a classifier that conforms.
     """
     report = Report(f"classifier {name if isinstance(name, str) else getattr(name, '__name__', type(name).__name__)}")
-    try:
+    with report.checks():
         made = _Maker(report, name, classes, input_size, options or {})
         _Contract(report, made).run()
-    except GivenUpError:
-        pass
     return report.findings
 
 
@@ -162,12 +160,13 @@ class _Contract:
             "logits or features hold NaN or infinity",
             "Look for a division by zero, or weights that were never set.",
         )
-        expect(
+        if not expect(
             features.ndim == 4 and len(features) == len(images),
             "shape",
             f"features have shape {tuple(features.shape)}, not (B, C, h, w)",
             "Return the last layer that still has places; reshape tokens (B, h * w, C) to (B, C, h, w).",
-        )
+        ):
+            raise GivenUpError
         expect(
             bool((logits - logits[:1]).abs().max() > 0),
             "information",

@@ -40,7 +40,7 @@ def check_metric(name: str | Metric, **parameters: Any) -> list[Finding]:
         What is not as it should be; empty for a metric that conforms.
     """
     report = Report(f"metric {name if isinstance(name, str) else name.name}")
-    try:
+    with report.checks():
         metric = _load(report, name)
         _declaration(report, metric, name)
         if metric.category == "classification":
@@ -49,8 +49,6 @@ def check_metric(name: str | Metric, **parameters: Any) -> list[Finding]:
             _asking(report, metric, parameters)
         else:
             _OfMaps(report, metric, parameters).run()
-    except GivenUpError:
-        pass
     return report.findings
 
 
