@@ -163,7 +163,8 @@ def _selection_note(spec: ClassifierSpec) -> list[str]:
 
 
 def _failure_notes(records: Records) -> list[str]:
-    return [f"explainer {name} was given up: {reason}" for name, reason in records.failed.items()]
+    given_up = [f"explainer {name} was given up: {reason}" for name, reason in records.failed.items()]
+    return given_up + [f"explainer {name}: {fault}" for name, faults in records.faults.items() for fault in faults]
 
 
 def _record(
