@@ -18,6 +18,7 @@ import xaibench
 from xaibench.benchmark import Benchmark, ClassifierSpec, digest, load_benchmark, override
 from xaibench.classifiers.base import Classifier, hash_tensors
 from xaibench.datasets.base import Split, Splits
+from xaibench.doctor import glance
 from xaibench.errors import UsageError, XaibenchError
 from xaibench.harness.run import Run, save_run
 from xaibench.harness.setup import (
@@ -87,6 +88,7 @@ def evaluate(
     asked, baselines, notes = make_explainers(explainers, protocol.localization.baselines, model, splits)
     weights = obtain_weights(classifier, model, spec, protocol, splits, given=checkpoint, progress=progress)
     model.optimized()
+    examined = glance(model, asked, splits.test)  # the doctor's fast part
     began = time.perf_counter()
     sheets = _Sheets(protocol, list(asked)) if out else None  # matplotlib only where something is drawn
     progress.stage("explaining", len(splits.test))
@@ -104,7 +106,7 @@ def evaluate(
     progress.stage("intervals", 1)
     scores = summarize(classifier, protocol, splits.test, records, classification, localization)
     progress.advance(1)
-    notes = [*splits.notes, *notes, *_selection_note(spec), *_failure_notes(records)]
+    notes = [*splits.notes, *notes, *_selection_note(spec), *_failure_notes(records), *examined]
     record = _record(model, spec, weights, splits, records, time.perf_counter() - began, batch_size)
     name = f"{protocol.name}-{classifier.replace(':', '-').replace('/', '-')}"
     identity = digest([protocol.hash, record["weights"], list(asked), list(baselines), record["data"]])

@@ -179,7 +179,7 @@ def make_explainers(
         NotApplicableError: an explainer asked for does not apply to the classifier or the data.
     """
     notes: list[str] = []
-    asked = {name: _ready_or_broken(name, classifier, splits) for name in dict.fromkeys(names)}
+    asked = {name: ready_or_broken(name, classifier, splits) for name in dict.fromkeys(names)}
     if all(isinstance(explainer, Broken) for explainer in asked.values()):
         raise next(explainer.error for explainer in asked.values() if isinstance(explainer, Broken))
     beside: dict[str, Explainer] = {}
@@ -213,7 +213,7 @@ class Broken(Explainer):
         raise self.error
 
 
-def _ready_or_broken(name: str, classifier: Classifier, splits: Splits) -> Explainer:
+def ready_or_broken(name: str, classifier: Classifier, splits: Splits) -> Explainer:
     try:
         return _ready(name, classifier, splits)
     except BrokenPluginError as error:
