@@ -76,7 +76,8 @@ def check(package: str, as_json: bool) -> int:
         ]
         print_json({"package": package, "plugins": rows})
         return int(bool(failed))
-    cells, bad = [], []
+    cells: list[list[str]] = []
+    bad: list[int] = []
     for one in checked:
         kind, name = one.entry.kind.singular, one.entry.full_name
         for finding in one.findings:

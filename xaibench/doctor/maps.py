@@ -26,7 +26,7 @@ def check(patient: Patient, name: str, explainer: Explainer) -> Iterator[Finding
     """Explain the images together and alone, and one of them for every class."""
     subject = f"explainer {name}"
     state, began = State.of(patient.classifier), time.perf_counter()
-    maps, fault = _explain(patient, explainer, patient.prediction, patient.targets)
+    maps, fault = _explain(patient, explainer, patient.prediction, patient.targets, tidy=False)
     seconds = (time.perf_counter() - began) / len(patient.ids)
     yield from _left(patient, subject, state)
     if maps is None:
@@ -57,7 +57,6 @@ def check(patient: Patient, name: str, explainer: Explainer) -> Iterator[Finding
     yield from _alone(patient, subject, explainer, maps)
     yield from _classes(patient, subject, explainer, patient.prediction.select([0]))
     yield from _complete(patient, subject, explainer, maps)
-    state.restore(patient.classifier)
 
 
 def glance(patient: Patient, name: str, explainer: Explainer) -> Iterator[Finding]:
@@ -77,9 +76,10 @@ def glance(patient: Patient, name: str, explainer: Explainer) -> Iterator[Findin
 
 
 def _explain(
-    patient: Patient, explainer: Explainer, prediction: Prediction, targets: Tensor
+    patient: Patient, explainer: Explainer, prediction: Prediction, targets: Tensor, *, tidy: bool = True
 ) -> tuple[Tensor | None, str]:
-    """Return the maps, or None and what is wrong."""
+    """Return the maps, or None and what is wrong; `tidy` puts the classifier's hooks and modes back."""
+    state = State.of(patient.classifier)
     try:
         with torch.no_grad():
             maps = explainer.explain(patient.classifier, prediction, targets)
@@ -88,6 +88,9 @@ def _explain(
             return None, f"returned maps of shape {tuple(maps.shape)}, not {wanted} (B, H, W)"
     except Exception as error:  # a plugin may raise anything
         return None, f"failed: {one_line(error)}"
+    finally:
+        if tidy:
+            state.restore(patient.classifier)
     return maps.detach().float(), ""
 
 
