@@ -27,7 +27,9 @@ FEW = {
     "kernel_shap": {"samples": 12, "segments": 4},
     "rise": {"masks": 10},
 }
-NAMES = [entry.name for entry in entries("explainers") if entry.is_builtin]
+NAMES = [  # what takes an argument (a folder of maps) can't be made by its name alone
+    entry.name for entry in entries("explainers") if entry.is_builtin and not hasattr(entry.load(), "argument")
+]
 FURTHER = [  # where another kind of network may matter
     *((name, "gcm") for name in ("gradcam", "oracle_prior_box", "hirescam", "eigencam", "saliency", "guided_backprop")),
     *((name, "densenet") for name in ("gradcam", "cam", "gradcam_pp", "prior_box")),
