@@ -18,6 +18,7 @@ import xaibench
 from xaibench.benchmark import Benchmark, ClassifierSpec, digest, load_benchmark, override
 from xaibench.classifiers.base import Classifier, hash_tensors
 from xaibench.datasets.base import Split, Splits
+from xaibench.doctor import glance
 from xaibench.errors import UsageError, XaibenchError
 from xaibench.explainers.base import Explainer
 from xaibench.harness.run import Run, save_run
@@ -99,6 +100,7 @@ def evaluate(
         classifier, model, spec, protocol, splits, given=checkpoint, devices=devices, progress=progress
     )
     model.optimized()
+    examined = glance(model, asked, splits.test)  # the doctor's fast part
     began = time.perf_counter()
     sheets = _Sheets(protocol, list(asked)) if out else None  # matplotlib only where something is drawn
     progress.stage("explaining", len(splits.test))
@@ -119,7 +121,7 @@ def evaluate(
     progress.stage("intervals", 1)
     scores = summarize(classifier, protocol, splits.test, records, classification, localization, validation)
     progress.advance(1)
-    notes = [*splits.notes, *notes, *left_out, *untuned, *_selection_note(spec), *_failure_notes(records)]
+    notes = [*splits.notes, *notes, *left_out, *untuned, *_selection_note(spec), *_failure_notes(records), *examined]
     record = _record(model, spec, weights, splits, records, time.perf_counter() - began, batch_size)
     name = f"{protocol.name}-{classifier.replace(':', '-').replace('/', '-')}"
     identity = digest([protocol.hash, record["weights"], list(asked), list(baselines), record["data"]])
@@ -210,6 +212,7 @@ def _selection_note(spec: ClassifierSpec) -> list[str]:
 
 def _failure_notes(records: Records) -> list[str]:
     notes = [f"explainer {name} was given up: {reason}" for name, reason in records.failed.items()]
+    notes += [f"explainer {name}: {fault}" for name, faults in records.faults.items() for fault in faults]
     for metric, reasons in records.given_up.items():
         for reason in dict.fromkeys(reasons.values()):
             explainers = [name for name, why in reasons.items() if why == reason]

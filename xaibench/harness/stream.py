@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xaibench.classifiers.base import Classifier
+from xaibench.classifiers.state import State
 from xaibench.datasets.base import Split
 from xaibench.datasets.loader import batches
 from xaibench.errors import NotApplicableError
@@ -90,6 +91,7 @@ class Records:
         failed: explainer to the reason why it was given up.
         given_up: metric to explainer to the reason why its columns are NaN there.
         seconds: "forward", each explainer's time, "metric:NAME" each metric's, and "metrics" for all of them.
+        faults: explainer to what it did wrong without being given up, each with the remedy.
     """
 
     logits: npt.NDArray[np.float64]
@@ -102,6 +104,7 @@ class Records:
     failed: dict[str, str] = field(default_factory=dict)
     given_up: dict[str, dict[str, str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    faults: dict[str, list[str]] = field(default_factory=dict)
 
 
 def stream(
@@ -121,7 +124,8 @@ def stream(
     """Run a split through a classifier and its explainers, and score every map of a class with a region.
 
     An explainer that fails is given up and named in `Records.failed`; a metric that fails on an explainer's maps is
-    given up there and named in `Records.given_up`. The others go on.
+    given up there and named in `Records.given_up`. The others go on. What an explainer hangs on the classifier is taken
+    away again, so that the others see the classifier as it was.
 
     Args:
         frame: where localization is measured; metrics that ask the network get the maps in the input's frame.
@@ -184,17 +188,25 @@ def _explain(
     for name, explainer in explainers.items():
         if name in state.failed:
             continue
-        began = time.perf_counter()
+        began, before = time.perf_counter(), State.of(classifier)
         try:
             with torch.no_grad():
                 maps = explainer.explain(classifier, selected, targets)
             wanted = (len(selected), selected.frame.height, selected.frame.width)
             if tuple(maps.shape) != wanted:
-                raise NotApplicableError(f"returned maps of shape {tuple(maps.shape)}, not {wanted} (B, H, W)")
+                raise NotApplicableError(
+                    f"returned maps of shape {tuple(maps.shape)}, not {wanted} (B, H, W): end it with "
+                    "upsample(maps, prediction.frame)"
+                )
         except Exception as error:  # one method's fault must not cost the others' work
             state.failed[name] = one_line(error)
             continue
+        finally:
+            state.tidy(name, classifier, before)
         state.seconds[name] += time.perf_counter() - began
+        if not explainer.is_baseline:
+            state.undefined[name] += int((~maps.isfinite().flatten(1).all(1)).sum())
+        state.explained[name] += len(maps)
         yield name, maps.detach().float()
 
 
@@ -213,6 +225,30 @@ class _State:
         self.given_up: dict[str, dict[str, str]] = defaultdict(dict)
         self.seconds: dict[str, float] = defaultdict(float)
         self.scored: dict[str, int] = defaultdict(int)
+        self.left: dict[str, str] = {}
+        self.undefined: dict[str, int] = defaultdict(int)
+        self.explained: dict[str, int] = defaultdict(int)
+
+    def tidy(self, name: str, classifier: Classifier, before: State) -> None:
+        """Take away what an explainer left on the classifier, and remember the first of it."""
+        left = [f"left a hook on {where or 'the classifier'}" for where in before.hooks_left(classifier)]
+        left += [f"afterwards {change}" for change in before.changes(classifier)]
+        if left:
+            before.restore(classifier)
+            self.left.setdefault(name, left[0])
+
+    def faults(self) -> dict[str, list[str]]:
+        """Return explainer to what it did wrong, each with the remedy."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name, left in self.left.items():
+            found[name].append(f"{left}: taken away for the others; put it back in a finally block")
+        for name, count in self.undefined.items():
+            if count:
+                found[name].append(
+                    f"{count} of {self.explained[name]} maps hold NaN or infinity and count as undefined: guard its "
+                    "divisions and roots"
+                )
+        return dict(found)
 
     def add_pairs(self, pairs: Sequence[tuple[int, int]], masks: Tensor) -> None:
         self.pairs += [(self.images + row, target) for row, target in pairs]
@@ -279,6 +315,7 @@ class _State:
             failed=self.failed,
             given_up={name: dict(reasons) for name, reasons in self.given_up.items() if reasons},
             seconds=dict(self.seconds),
+            faults=self.faults(),
         )
 
     def _forget(self, values: Mapping[str, npt.NDArray[np.float64]]) -> None:
