@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -43,6 +44,11 @@ class Metric:
     headline: bool = True
     """Shown in the short table (a curve: at the value `headline_at`)."""
     headline_at: float | None = None
+
+    @property
+    def formula(self) -> str:
+        """What is computed, in a sentence: the first paragraph of the documentation."""
+        return " ".join(inspect.cleandoc(self.__doc__ or "").partition("\n\n")[0].split())
 
     def __call__(self, *args: Any, **parameters: Any) -> Any:
         return self.compute(*args, **{**self.parameters, **parameters})
