@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -68,6 +69,11 @@ class Metric:
     headline_at: float | str | None = None
     pool: Pool | None = None
     """For a metric of a whole dataset: `compute` and `chance` return the statistics (B, C) that it is made of."""
+
+    @property
+    def formula(self) -> str:
+        """What is computed, in a sentence: the first paragraph of the documentation."""
+        return " ".join(inspect.cleandoc(self.__doc__ or "").partition("\n\n")[0].split())
 
     def __call__(self, *args: Any, **parameters: Any) -> Any:
         return self.compute(*args, **{**self.parameters, **parameters})
