@@ -61,7 +61,7 @@ VARIANTS = {
     "vit-frozen": Variant("Vision Transformer (ViT-Ti/16), random weights, frozen", VIT),
     "vit": Variant("Vision Transformer (ViT-Ti/16), trained from scratch", {**VIT, "train_encoder": True}, ADAMW),
 }
-LATE = {"sparsity_warmup": 5, "epochs": 10, "precision": "bf16-mixed"}
+LATE = {"sparsity_warmup": 5, "epochs": 10, "selection": "last", "precision": "bf16-mixed"}
 SHARPER = {
     "plain": Variant("plain GCM by the benchmark's recipe"),
     "sharp": Variant(
@@ -75,7 +75,7 @@ SHARPER = {
     "concentrated": Variant(
         "the same without sparsity",
         {"skips": [8, 4]},
-        {"concentration": 1.0, "sparsity_warmup": 4, "epochs": 8, "precision": "bf16-mixed"},
+        {"concentration": 1.6, **LATE},
     ),
     "sparse": Variant("the same with sparsity alone", {"skips": [8, 4]}, {"sparsity": 0.5, **LATE}),
 }
