@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import re
 
-_MARKDOWN = "\\`*<>[]|&~#"
+_MARKDOWN = re.compile(
+    r"""[\\`*<|~]                         # always markup
+    | (?<![^\W_])_ | _(?![^\W_])         # an underscore that is not inside a word
+    | &(?=\#|\w+;)                       # an entity
+    | \](?=[(\[:]) | !(?=\[)              # a link, a picture
+    | ^[-+=>\#\[] | ^\d{1,9}[.)](?=\s|$)  # a list, a quotation, a heading, a box to tick
+    | (?<=http):(?=//) | (?<=https):(?=//) | (?<=www)\.  # what becomes a link of itself
+    | @(?=[^\W\d])                       # a mention, an address
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -44,24 +54,12 @@ def one_line(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    r"""Return a text in which nothing is Markdown's or HTML's own; an underscore inside a word is none.
+    r"""Return a text in which nothing is Markdown's or HTML's own, escaped no more than that takes.
 
-    >>> print(markdown("prior_box | _x_ <b>"))
-    prior_box \| \_x\_ \<b\>
+    >>> print(markdown("prior_box | _x_ <b> [0.1, 0.2]"))
+    prior_box \| \_x\_ \<b> [0.1, 0.2]
     """
-    shown = "".join(f"\\{c}" if c in _MARKDOWN else c for c in one_line(text))
-    shown = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", shown)
-    shown = re.sub(r"^(\s*)([-+=])|^(\s*\d+)([.)])(?=\s|$)", _at_the_start, shown)
-    return re.sub(r"(?i)\b(https?|ftp|mailto)(:)|\b(www)(\.)|(@)", _no_link, shown)
-
-
-def _at_the_start(found: re.Match[str]) -> str:
-    indent, sign = (found[1], found[2]) if found[2] else (found[3], found[4])
-    return f"{indent}\\{sign}"
-
-
-def _no_link(found: re.Match[str]) -> str:
-    return "".join(f"\\{part}" if part in ":.@" else part for part in found.groups() if part)
+    return _MARKDOWN.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", one_line(text))
 
 
 def latex(text: str) -> str:

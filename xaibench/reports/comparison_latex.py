@@ -10,7 +10,8 @@ from xaibench.reports._comparison_cells import BETTER, WORSE, Part, Shown, legen
 from xaibench.reports._escape import latex
 
 _HEAD = r"""\documentclass[10pt]{article}
-% pdfTeX, XeTeX or LuaTeX. To use a table elsewhere, take the packages and \unichar along.
+% For pdfTeX, XeTeX or LuaTeX; run it twice, for the widths of the tables.
+% To use a table elsewhere, take the packages and \unichar along.
 \usepackage{iftex}
 \ifPDFTeX
   \usepackage[utf8]{inputenc}
@@ -24,6 +25,10 @@ _HEAD = r"""\documentclass[10pt]{article}
 \usepackage[a4paper,landscape,margin=15mm]{geometry}
 \usepackage{array,booktabs,longtable}
 \setlength{\parindent}{0pt}
+\setlength{\LTleft}{0pt}
+\setlength{\LTright}{\fill}
+% #1: columns, #2: text as wide as the page that widens none of them
+\newcommand{\heading}[2]{\multicolumn{#1}{@{}l}{\rlap{\parbox[t]{0.9\linewidth}{\raggedright #2\strut}}}}
 \begin{document}
 """
 _MARKS = {BETTER: r"$\uparrow$", WORSE: r"$\downarrow$"}
@@ -67,8 +72,7 @@ def _table(part: Part) -> str:
         if number:
             lines.append(r"\addlinespace")
         heading = rf"\textbf{{{latex(block.heading)}}}: {latex(block.detail)}"
-        wide = rf"\multicolumn{{{len(headers)}}}{{@{{}}p{{0.9\linewidth}}}}{{\raggedright {heading}}}"
-        lines.append(rf"{wide} \\*")
+        lines.append(rf"\heading{{{len(headers)}}}{{{heading}}} \\*")
         for line in block.lines:
             label = latex(line.label) if line.is_baseline else rf"\textbf{{{latex(line.label)}}}"
             lines.append(_row([*([line.letter] if lettered else []), label, *map(_cell, line.cells)]))
