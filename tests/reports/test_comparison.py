@@ -37,7 +37,7 @@ def test_it_is_in_the_api() -> None:
 
 
 def test_a_case_worked_by_hand(tmp_path: Path) -> None:
-    """Six patients, one pair each in effect: a scores 0.5 more than b on every image, so 2 of 2^6 signs are as extreme."""
+    """a scores 0.5 more than b on every image of six patients: 2 of the 2^6 choices of sign are as extreme."""
     ones = np.ones(12)
     values = {"a": {"energy": 0.75 * ones}, "b": {"energy": 0.25 * ones}}
     run = write_run(tmp_path / "A", values, explainers=("a", "b"), baselines=(), spec=protocol(["energy"]), chance=0.5)
@@ -116,7 +116,7 @@ def test_ties_and_unequal_classes_are_no_case_for_mcnemar(tmp_path: Path) -> Non
 def test_a_reference_stands_at_zero(two: tuple[Run, Run]) -> None:
     found = compared(*two, against="prior_box")
     assert found.against == "prior_box"
-    _, patients, classes = pairs()
+    _, _, classes = pairs()
     (table,) = found.select(metric="energy")
     assert {(pair.first, pair.second) for pair in table.pairs} == {
         ("gcm:cwm", "prior_box"),
