@@ -61,8 +61,23 @@ VARIANTS = {
     "vit-frozen": Variant("Vision Transformer (ViT-Ti/16), random weights, frozen", VIT),
     "vit": Variant("Vision Transformer (ViT-Ti/16), trained from scratch", {**VIT, "train_encoder": True}, ADAMW),
 }
+LATE = {"sparsity_warmup": 5, "epochs": 10, "precision": "bf16-mixed"}
 SHARPER = {
     "plain": Variant("plain GCM by the benchmark's recipe"),
+    "sharp": Variant(
+        "skips, and evidence made scarce and concentrated once it is found",
+        {"skips": [8, 4]},
+        {"concentration": 1.6, "sparsity": 0.3, **LATE},
+    ),
+    "less-sharp": Variant(
+        "the same with less concentration", {"skips": [8, 4]}, {"concentration": 0.7, "sparsity": 0.3, **LATE}
+    ),
+    "concentrated": Variant(
+        "the same without sparsity",
+        {"skips": [8, 4]},
+        {"concentration": 1.0, "sparsity_warmup": 4, "epochs": 8, "precision": "bf16-mixed"},
+    ),
+    "sparse": Variant("the same with sparsity alone", {"skips": [8, 4]}, {"sparsity": 0.5, **LATE}),
 }
 
 
@@ -72,8 +87,10 @@ def main() -> int:
     parser.add_argument("--data-root", type=Path)
     parser.add_argument("--study", choices=["variants", "sharper"], default="variants")
     parser.add_argument("--recipe", action="append", default=[], metavar="KEY=VALUE", help="for every variant")
+    parser.add_argument("--dataset-option", action="append", default=[], metavar="KEY=VALUE", help="such as train=800")
     parser.add_argument("--only", default="", help="names, separated by commas")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     study = VARIANTS if arguments.study == "variants" else SHARPER
@@ -82,14 +99,17 @@ def main() -> int:
         if name not in study:
             parser.error(f"no variant {name!r}: {', '.join(study)}")
     out = arguments.out or Path("runs") / f"gcm-{arguments.study}"
-    benchmark, common = load_benchmark(arguments.benchmark), pairs(arguments.recipe, "--recipe")
+    common = pairs(arguments.recipe, "--recipe")
+    table = load_benchmark(arguments.benchmark).model_dump()
+    table["dataset"]["options"] = {**table["dataset"]["options"], **pairs(arguments.dataset_option, "--dataset-option")}
+    benchmark = Benchmark.model_validate(table)
     rows = []
     for name in names:
-        for seed in range(arguments.seeds):
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             print(f"{name}, seed {seed}", file=sys.stderr, flush=True)
             rows.append(measure(name, study[name], benchmark, common, seed, arguments.data_root, out))
     speeds = time_forward({name: study[name] for name in names}, benchmark)
-    table = {
+    found = {
         "command": " ".join(["python", *sys.argv]),
         "benchmark": benchmark.name,
         "recipe": common,
@@ -100,8 +120,8 @@ def main() -> int:
         "versions": versions(),
     }
     out.mkdir(parents=True, exist_ok=True)
-    (out / "variants.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
-    page = write_page(table, {name: study[name] for name in names})
+    (out / "variants.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    page = write_page(found, {name: study[name] for name in names})
     (out / "README.md").write_text(page, encoding="utf-8")
     print(page)
     return 0

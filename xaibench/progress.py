@@ -22,3 +22,5 @@ class Progress:
     """An epoch of training has ended: epoch, loss, auc (None where nothing is held out)."""
     say: Callable[[str], None] = _silent
     """Something the user should know now."""
+    metric: Callable[[str, int, int, float], None] = _silent
+    """A metric that asks the network goes on: its name, maps scored, maps in all, and its own seconds so far."""

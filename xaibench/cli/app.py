@@ -36,9 +36,9 @@ COMMANDS = {
     "list": "List classifiers, explainers, metrics, datasets and benchmarks.",
     "show": "Show what a plugin is and which parameters it takes.",
     "data": "Check a dataset's folder: what is there, missing, wrong.",
-    "doctor": "Check the installation: versions, devices, weights, plugins.",
+    "doctor": "Examine a classifier and its explainers before a long evaluation.",
     "reproduce": "Rerun the paper's tables and set them beside the published ones.",
-    "plugin": "Start a plugin package of your own.",
+    "plugin": "Start a plugin package of your own, or check one.",
 }
 _FOLDER = Path(__file__).resolve().parent
 INTERRUPTED = 130

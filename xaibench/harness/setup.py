@@ -14,13 +14,14 @@ from xaibench import registry
 from xaibench.benchmark import Benchmark, ClassifierSpec, Recipe
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Splits
-from xaibench.errors import NotApplicableError, UsageError, WeightsError
+from xaibench.errors import NotApplicableError, PluginError, UsageError, WeightsError, XaibenchError
 from xaibench.explainers.base import Explainer
 from xaibench.harness.stream import MapMetric
 from xaibench.memory import keep_freed_memory
 from xaibench.metrics.base import Metric
 from xaibench.plugins import accepts, build
 from xaibench.progress import Progress
+from xaibench.registry import BrokenPluginError
 from xaibench.training.checkpoint import (
     Checkpoint,
     Making,
@@ -29,6 +30,7 @@ from xaibench.training.checkpoint import (
     load_weights,
     read_checkpoint,
 )
+from xaibench.types import Prediction
 
 
 def load_splits(benchmark: Benchmark, data_root: Path | None) -> Splits:
@@ -169,7 +171,8 @@ def make_explainers(
 ) -> tuple[dict[str, Explainer], dict[str, Explainer], list[str]]:
     """Make the explainers asked for and the benchmark's baselines, all prepared and checked.
 
-    Where the data has no box to learn a prior from, `prior_box` gives way to `oracle_prior_box`, so named.
+    Where the data has no box to learn a prior from, `prior_box` gives way to `oracle_prior_box`, so named. A plugin
+    that can't be imported or made costs the others nothing: a `Broken` takes its place, which the stream gives up.
 
     Returns:
         Explainers, baselines, and notes for the user.
@@ -178,7 +181,9 @@ def make_explainers(
         NotApplicableError: an explainer asked for does not apply to the classifier or the data.
     """
     notes: list[str] = []
-    asked = {name: _ready(name, classifier, splits) for name in dict.fromkeys(names)}
+    asked = {name: ready_or_broken(name, classifier, splits) for name in dict.fromkeys(names)}
+    if all(isinstance(explainer, Broken) for explainer in asked.values()):
+        raise next(explainer.error for explainer in asked.values() if isinstance(explainer, Broken))
     beside: dict[str, Explainer] = {}
     for name in baselines:
         if name in asked:
@@ -200,9 +205,33 @@ def make_explainers(
     return asked, beside, notes
 
 
+class Broken(Explainer):
+    """In place of a plugin that can't be used: says why when it is asked to explain."""
+
+    def __init__(self, error: XaibenchError) -> None:
+        self.error = error
+
+    def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
+        raise self.error
+
+
+def ready_or_broken(name: str, classifier: Classifier, splits: Splits) -> Explainer:
+    try:
+        return _ready(name, classifier, splits)
+    except BrokenPluginError as error:
+        return Broken(error)
+    except XaibenchError:  # a wrong name, or a method that does not apply: for the user to mend
+        raise
+    except Exception as error:  # whatever a plugin does in its constructor, check or prepare
+        entry = registry.get("explainers", name)
+        reason = f"explainer {name!r} of {entry.package} can't be used: {registry.one_line(error)}"
+        return Broken(PluginError(f"{reason}. See what is wrong: xaibench plugin check {entry.distribution}"))
+
+
 def _ready(name: str, classifier: Classifier, splits: Splits) -> Explainer:
     explainer = build("explainers", name)
-    assert isinstance(explainer, Explainer)
+    if not isinstance(explainer, Explainer):
+        raise TypeError(f"it makes a {type(explainer).__name__}, which is no Explainer")
     explainer.check(classifier)
     explainer.prepare(splits)
     return explainer
