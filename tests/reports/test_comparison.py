@@ -14,7 +14,9 @@ import xaibench
 from tests.reports.compared import CLASSES, metrics, pairs, protocol, random_values, write_run
 from xaibench.errors import UsageError, XaibenchError
 from xaibench.harness.run import MACRO, Run, save_run
+from xaibench.metrics.base import Pool
 from xaibench.reports.comparison import ComparedRuns, compare
+from xaibench.reports.comparison_markdown import comparison_markdown
 from xaibench.statistics import Resampling, delong, holm, mcnemar_test, paired_comparisons, rank_methods
 
 KNOWN = metrics()
@@ -257,6 +259,26 @@ def test_damaged_runs_and_bad_options_are_one_line(tmp_path: Path, two: tuple[Ru
     save_run(run, table.iloc[1:].to_dict("records"), run.predictions().to_dict("records"))
     with pytest.raises(UsageError, match=r"not scored on the same images: 1 .* such as i000 \(Effusion\)"):
         compared(run)
+
+
+def test_a_metric_of_the_whole_dataset_is_ranked_and_not_tested(tmp_path: Path) -> None:
+    pooled = replace(KNOWN["energy"], name="iou_best", pool=Pool(lambda: 2, float, "thresholds"))
+    names = ("iou_best@tuned", "iou_best@oracle")
+    spec = protocol(["iou_best"])
+    run = write_run(tmp_path / "A", random_values(1, ["cwm"]) | SHARED, spec=spec)
+    scores = [
+        replace(score, metric=name, value=value)
+        for name in names
+        for score in run.scores
+        if score.metric == "energy"
+        for value in [0.4 if score.explainer == "cwm" else 0.2]
+    ]
+    save_run(replace(run, scores=tuple(scores)), run.images().to_dict("records"), run.predictions().to_dict("records"))
+    found = compare(tmp_path / "A", metrics={"iou_best": pooled}, against="prior_box")
+    assert [(table.metric, table.title) for table in found.tables] == [(n, f"Energy ({n[9:]})") for n in names]
+    assert [one.entrant.label for one in found.tables[0].standings] == ["gcm:cwm", "prior_box"]
+    assert found.tables[0].pairs == ()
+    assert "not tested" in comparison_markdown(found)
 
 
 def test_a_metric_without_its_plugin_is_named(two: tuple[Run, Run]) -> None:

@@ -136,7 +136,7 @@ def _headline_names(run: Run) -> set[str]:
         except PluginError:
             found.add(spec.name)
             continue
-        found.add(spec.name if metric.headline_at is None else f"{spec.name}@{metric.headline_at:.2f}")
+        found.update(metric.headline_scores)
     return found
 
 

@@ -208,6 +208,8 @@ def _detail(table: MetricTable, tables: Sequence[MetricTable]) -> str:
         )
     if table.direction == "lower":
         pieces.append("lower is better")
+    if len(table.standings) > 1 and not table.pairs:
+        pieces.append("not tested: no score of an image")
     undefined = {one.entrant.label: one.undefined for one in counts if one.undefined}
     if undefined:
         pieces.append("undefined: " + ", ".join(f"{label} {count:,}" for label, count in undefined.items()))

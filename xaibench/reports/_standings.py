@@ -47,6 +47,8 @@ class Job:
     def maps(self, metric: Metric, column: str, class_name: str, entrants: Sequence[Entrant]) -> MetricTable | None:
         """Compare explainers on one metric, None where no run has scores of it."""
         whole = _pick(entrants, self.data, column)
+        if not whole:  # a metric of the whole dataset has no score of an image
+            return self._untested(metric, column, class_name, entrants)
         index = pair_index(whole)
         if not len(index):
             return None
@@ -70,6 +72,16 @@ class Job:
         pairs = self._pairs(inside, clusters, labels, metric, self.draws[class_name])
         ranking = _ranking(chosen, self.runs, column, metric) if class_name == MACRO else None
         return self._table(metric, column, class_name, chosen, scores, pairs, ranking)
+
+    def _untested(
+        self, metric: Metric, column: str, class_name: str, entrants: Sequence[Entrant]
+    ) -> MetricTable | None:
+        scores = {one.label: self._score(one, column, class_name) for one in entrants}
+        chosen = [one for one in entrants if scores[one.label] is not None]
+        if not chosen:
+            return None
+        ranking = _ranking(chosen, self.runs, column, metric) if class_name == MACRO else None
+        return self._table(metric, column, class_name, chosen, scores, [], ranking)
 
     def classification(self, metric: Metric, class_name: str) -> MetricTable | None:
         """Compare the classifiers themselves, None where no run has the score."""
@@ -140,7 +152,7 @@ class Job:
         ranking: Ranking | None,
     ) -> MetricTable:
         sign = -1.0 if metric.direction == "higher" else 1.0
-        numbers = np.array([_number(score.value if score else None) for score in scores.values()])
+        numbers = np.array([_number(s.value if (s := scores[one.label]) else None) for one in entrants])
         ranks = np.full(len(numbers), math.nan)
         there = np.isfinite(numbers)
         ranks[there] = rankdata(sign * numbers[there])
@@ -253,7 +265,8 @@ def _title(run: Run, metric: Metric, column: str) -> str:
     changed = {k: v for k, v in spec.parameters.items() if k != metric.curve and metric.parameters.get(k) != v}
     if changed:
         title = f"{title.partition(' (')[0]} ({', '.join(f'{k} {v}' for k, v in changed.items())})"
-    return f"{title} at {abscissa(column):g}" if metric.curve is not None else title
+    how = column.partition("@")[2]
+    return f"{title} at {abscissa(column):g}" if metric.curve is not None else f"{title} ({how})" if how else title
 
 
 def abscissa(name: str) -> float:

@@ -125,12 +125,12 @@ def _classes(run: Run, asked: Sequence[str]) -> list[str]:
 
 def _columns(metric: Metric, table: pd.DataFrame, all_points: bool) -> list[str]:
     if metric.curve is None:
-        return [metric.name]
+        return metric.headline_scores
     points = sorted({name for name in table["metric"] if name.startswith(f"{metric.name}@")}, key=abscissa)
     if all_points or metric.headline_at is None:
         return points
-    headline = f"{metric.name}@{metric.headline_at:.2f}"
-    return [headline] if headline in points else points[len(points) // 2 : len(points) // 2 + 1]
+    there = [name for name in metric.headline_scores if name in points]
+    return there or points[len(points) // 2 : len(points) // 2 + 1]
 
 
 def _run_notes(runs: Sequence[Run]) -> list[str]:

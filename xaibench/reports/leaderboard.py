@@ -82,7 +82,9 @@ def _declared(result: Result, given: Mapping[str, Metric] | None) -> list[Metric
 
 
 def _table(category: str, metrics: Sequence[Metric], results: Sequence[Result]) -> Table:
-    columns = [dict(_scores(metric, results)) for metric in metrics]
+    named = [(metric, name) for metric in metrics for name in metric.headline_scores]
+    columns = [dict(_scores(name, results)) for _, name in named]
+    metrics = [metric for metric, _ in named]
     keys = list(dict.fromkeys(key for column in columns for key in column))
     ranks = np.full((len(keys), len(metrics)), math.nan)
     for number, (metric, column) in enumerate(zip(metrics, columns, strict=True)):
@@ -102,13 +104,17 @@ def _table(category: str, metrics: Sequence[Metric], results: Sequence[Result]) 
     chance = [_chance(column.values(), metric) for metric, column in zip(metrics, columns, strict=True)]
     if rows and any(chance):
         rows.append(["chance", "", *chance, ""])
-    titles = [metric.title + (", lower is better" if metric.direction == "lower" else "") for metric in metrics]
+    titles = [_title(metric, name) for metric, name in named]
     first = "classifier" if category == "classification" else "explainer"
     return Table([first, "average rank", *titles, "run"], rows, category.capitalize())
 
 
-def _scores(metric: Metric, results: Sequence[Result]) -> list[tuple[Key, Score]]:
-    name = metric.name if metric.headline_at is None else f"{metric.name}@{metric.headline_at:.2f}"
+def _title(metric: Metric, name: str) -> str:
+    at = name.partition("@")[2]
+    return metric.title + (f" ({at})" if at else "") + (", lower is better" if metric.direction == "lower" else "")
+
+
+def _scores(name: str, results: Sequence[Result]) -> list[tuple[Key, Score]]:
     found: list[tuple[Key, Score]] = []
     baselines: dict[Key, Score] = {}
     for result in results:
