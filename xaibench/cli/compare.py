@@ -17,14 +17,12 @@ if TYPE_CHECKING:
     from xaibench.harness.run import Run
     from xaibench.reports.comparison import ComparedRuns
 
-FORMATS = ("markdown", "latex", "csv", "parquet", "json")
+FORMATS = {"markdown": "Markdown", "latex": "LaTeX (booktabs)", "csv": "CSV", "parquet": "Parquet", "json": "JSON"}
 
 
 def _outputs(command: Callable[..., Any]) -> Callable[..., Any]:
-    for name in reversed(FORMATS):
-        command = click.option(f"--{name}", metavar="FILE", help=f"Write {name.capitalize()}; - for the output.")(
-            command
-        )
+    for name, title in reversed(FORMATS.items()):
+        command = click.option(f"--{name}", metavar="FILE", help=f"Write {title}; - for the output.")(command)
     return command
 
 
