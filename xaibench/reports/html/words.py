@@ -18,17 +18,24 @@ from xaibench.statistics import paired_comparisons
 _MANY_UNDEFINED = 0.05
 
 
-def summary(report: Report) -> list[str]:
-    """Return a few sentences: what the classifiers know, which explainer leads, by how much, and where it fails."""
-    names = run_names(report.runs)
-    sentences = [*_classifiers(report, names)]
+def summary(report: Report) -> list[tuple[str, str]]:
+    """Return (subject, sentences): what the classifiers know; by each main metric which explainer leads, by how much.
+
+    The first of the metrics also says where the leader fails, and whether it beats the next.
+    """
+    found = []
+    if known := " ".join(_classifiers(report, run_names(report.runs))):
+        found.append(("Classification", known))
+    first = True
     for name in ("hit_rate", "visible_in_box", "energy"):
         metric = report.metrics.get(name)
         if metric is not None and any(spec.name == name for spec in report.benchmark.metrics):
-            sentences += _leader(report, metric, full=not any("leads" in known for known in sentences))
+            if said := " ".join(_leader(report, metric, full=first)):
+                found.append((metric.title, said))
+                first = False
     if not report.boxed:
-        sentences.append("No test image has a box, so no map could be scored.")
-    return [clean(sentence) for sentence in sentences]
+        found.append(("Maps", "No test image has a box, so no map could be scored."))
+    return [(clean(subject), clean(text)) for subject, text in found]
 
 
 def warnings(report: Report) -> list[str]:
@@ -91,30 +98,27 @@ def _leader(report: Report, metric: Metric, *, full: bool) -> Iterator[str]:
         return
     best, score = real[0]
     run = report.runs[best.run]
-    title = metric.title[:1].lower() + metric.title[1:] if metric.title[1:2].islower() else metric.title
-    at = f" above {metric.headline_at:.0%} of the map's peak" if metric.curve and metric.headline_at else ""
-    chance = "" if score.chance is None else f", where a map of noise gets {score.chance:.2f}"
-    yield f"By {title}{at}, {best.label} leads with {_value(score)}{chance}."
-    if len(real) > 1 and full:
-        yield _against(report, key, metric, best, real[1])
+    at = f" with a threshold of {metric.headline_at:.0%} of the peak" if metric.curve and metric.headline_at else ""
+    chance = "" if score.chance is None else f"; a map of noise gets {score.chance:.2f}"
+    yield f"{best.label} leads with {_value(score)}{at}{chance}."
     blind = [row for row in rows if row[0].baseline and row[0].run == best.run]
     if blind:
         top, level = blind[0]
         gain = (score.value or 0.0) - (level.value or 0.0)
+        margin = f"{abs(gain):.2f} {'above' if gain > 0 else 'below'}" if gain else "equal to"
         ahead = gain > 0 if higher else gain < 0
-        word = "above" if gain > 0 else "below" if gain < 0 else "equal to"
-        margin = f"{abs(gain):.2f} {word}" if gain else "equal to"
         verdict = "" if ahead else ": looking at the image gained nothing here"
-        yield (
-            f"That is {margin} {top.label}, the best of the baselines that look at no evidence ({_value(level)}){verdict}."
-        )
+        yield f"It is {margin} {top.label}, the best baseline that looks at no evidence ({_value(level)}){verdict}."
     if full:
-        each = [s for s in run.select(explainer=best.explainer, metric=key) if s.class_name != MACRO and s.value is not None]
+        each = [
+            s for s in run.select(explainer=best.explainer, metric=key) if s.class_name != MACRO and s.value is not None
+        ]
         if len(each) > 1:
             worst = (min if higher else max)(each, key=lambda s: s.value or 0.0)
-            known = stands_out(run, worst, metric)
-            still = "still above" if known else "not clearly above"
-            yield f"It is weakest on {worst.class_name}: {_value(worst)}, {still} chance and the blind baselines."
+            still = "still above" if stands_out(run, worst, metric) else "not clearly above"
+            yield f"Its weakest class is {worst.class_name}: {_value(worst)}, {still} chance and the blind baselines."
+        if len(real) > 1:
+            yield _against(report, key, metric, best, real[1])
 
 
 def _against(report: Report, key: str, metric: Metric, best: Any, other: Any) -> str:
@@ -135,11 +139,11 @@ def _against(report: Report, key: str, metric: Metric, best: Any, other: Any) ->
     test = paired_comparisons(
         {"a": both["a"].to_numpy(), "b": both["b"].to_numpy()}, patients, classes, bounds=bounds, **options
     )[0]
-    word = "a difference that chance alone would hardly make" if test.p < 0.05 else "too close to call"
+    word = "more than chance would make" if test.p < 0.05 else "too close to call"
     return (
         f"Next is {second.label} with {_value(score)}; on the same {test.n} pairs the difference is "
         f"{test.difference:+.2f} [{test.interval.low:+.2f}, {test.interval.high:+.2f}], {word} "
-        f"(p = {_p(test.p)}, permutation of patients)."
+        f"({_p(test.p)}, permutation of patients)."
     )
 
 
@@ -161,7 +165,7 @@ def _value(score: Score, digits: int = 2) -> str:
 
 
 def _p(p: float) -> str:
-    return "below 0.001" if p < 0.001 else f"{p:.3f}"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _s(count: int) -> str:

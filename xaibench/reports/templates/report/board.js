@@ -40,7 +40,7 @@
                    defined(score[CHANCE]) ? `chance ${format(score[CHANCE], digits)}` : null,
                    `${score[N]} ${score[M] === null ? "images" : "pairs"}, ${score[PATIENTS]} patients` + (score[NAN] ? `, ${score[NAN]} undefined` : "")];
     return h("td", { "data-tip": about.filter(Boolean).join("\n") },
-      h("span", { class: score[V] === best ? "value best" : "value" }, format(score[V], digits)),
+      h("span", { class: format(score[V], digits) === format(best, digits) ? "value best" : "value" }, format(score[V], digits)),
       score[OUT] ? h("span", { class: "mark", role: "img", "aria-label": "above chance and blind baselines" }, "▲") : null,
       h("span", { class: "range" }, range), bar(score, metric));
   }

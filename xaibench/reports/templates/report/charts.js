@@ -92,15 +92,16 @@
       const label = `${metric.title} against milliseconds a map: ${say(found.map(({ k, ms, row }) => [DATA.methods[k].label, `${format(ms)} ms, ${format(row[4])}`]))}`;
       show(place((width) => {
         const { svg, sx, sy, right } = frame(width, Math.round(Math.min(380, Math.max(250, width * 0.62))), { x, y, xLabel: "milliseconds a map", yLabel: metric.title.length < 34 ? metric.title : "score", log: true, label });
-        const taken = [];
+        const taken = found.map(({ ms, row }) => [sx(Math.max(ms, 0.001)) - 7, sy(row[4]) - 6, 14, 12]);
         for (const { k, ms, row } of found) {
           const [px, py] = [sx(Math.max(ms, 0.001)), sy(row[4])], { color, mark: kind } = look(k), name = DATA.methods[k].label;
           if (defined(row[5])) svg.append(s("line", { x1: px, x2: px, y1: sy(row[5]), y2: sy(row[6]), stroke: color, "stroke-width": 2, opacity: 0.5 }));
           svg.append(mark(kind, px, py, color, `${name}\n${format(ms)} ms a map\n${metric.title} ${format(row[4])}`));
           const text = name.length > 24 ? `${name.slice(0, 23)}…` : name, wide = 7 * text.length, flip = px + wide + 10 > right;
-          let ty = py + 4;
-          while (taken.some((other) => Math.abs(other.y - ty) < 13 && Math.abs(other.x - px) < wide + 8)) ty += 13;
-          taken.push({ x: px, y: ty });
+          const tx = flip ? px - 9 - wide : px + 9;
+          const free = (y) => !taken.some(([x, top, w, high]) => tx < x + w && x < tx + wide && y - 10 < top + high && top < y + 3);
+          const ty = [4, -10, 18, -24, 32, 46].map((step) => py + step).find(free) || py + 4;
+          taken.push([tx, ty - 10, wide, 13]);
           svg.append(s("text", { class: "ink", x: flip ? px - 9 : px + 9, y: ty, "text-anchor": flip ? "end" : "start" }, text));
         }
         return svg;
@@ -113,16 +114,16 @@
 
   /* Ranks: a critical-difference diagram. */
   if (DATA.rankings.length) {
-    const { box, head, about, show } = figure("ranks", "Average ranks", "");
+    const { box, head, about, show } = figure("ranks", "Average ranks", "", true);
     let ranking = DATA.rankings[0];
     const title = (key) => (DATA.metrics.find((metric) => metric.key === key) || { title: key }).title;
     const draw = () => {
       const list = ranking.methods.map((k, i) => ({ k, rank: ranking.ranks[i] }));
       const label = `Average ranks by ${title(ranking.metric)}: ${say(list.map(({ k, rank }) => [DATA.methods[k].label, format(rank)]))}`;
-      about.textContent = `Rank 1 is best, averaged over ${ranking.cases} class${ranking.cases === 1 ? "" : "es"} with boxes. Bars join what Nemenyi's test (5 %) can't tell apart; ` +
+      about.textContent = `Rank 1 is best, averaged over ${ranking.cases} class${ranking.cases === 1 ? "" : "es"} with boxes. Bars join what Nemenyi's test (5%) can't tell apart; ` +
         `the critical difference is ${format(ranking.difference)} ranks` + (ranking.cases < 10 ? ", large for so few classes: read the order, not the gaps." : ".");
       show(place((width) => {
-        const n = list.length, half = Math.ceil(n / 2), wing = Math.min(150, width * 0.28);
+        const n = list.length, half = Math.ceil(n / 2), wing = Math.min(260, width * 0.28);
         const top = 46, rowHeight = 22, bars = ranking.groups.length * 9 + 8, height = top + bars + half * rowHeight + 12;
         const sx = (rank) => wing + ((rank - 1) / Math.max(1, n - 1)) * (width - 2 * wing);
         const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label });
@@ -154,7 +155,7 @@
   /* Distributions of single pairs' scores, class by class. */
   const spread = [...new Set(DATA.distributions.map((entry) => entry.metric))];
   if (spread.length) {
-    const { box, head, show } = figure("spread", "Scores of single maps", "Shape: how many maps score so. Line: 5 to 95 %; box: the middle half; white tick: median; dot: mean.", true);
+    const { box, head, show } = figure("spread", "Scores of single maps", "Shape: how many maps score so. Line: 5 to 95%; box: the middle half; white tick: median; dot: mean.", true);
     let key = spread.includes("energy") ? "energy" : spread[0];
     const title = (name) => (DATA.metrics.find((metric) => metric.key === name) || { title: name }).title;
     const draw = () => {
@@ -162,7 +163,7 @@
       const panels = places.map((c) => [c, DATA.distributions.filter((entry) => entry.metric === key && entry.class === c && shown.has(entry.m)).sort((a, b) => a.m - b.m)]).filter(([, list]) => list.length);
       if (!panels.length) return show(h("p", { class: "note" }, none(state.place)));
       show(h("div", { class: "panels" }, ...panels.map(([c, list]) => h("div", {}, h("h4", { class: "name" }, `${className(c)} · ${list[0].n} pairs`), place((width) => ridges(width, list, c))))),
-        numbers(["explainer", "class", "pairs", "mean", "5 %", "25 %", "median", "75 %", "95 %"], () => panels.flatMap(([c, list]) => list.map((entry) =>
+        numbers(["explainer", "class", "pairs", "mean", "5%", "25%", "median", "75%", "95%"], () => panels.flatMap(([c, list]) => list.map((entry) =>
           [DATA.methods[entry.m].label, className(c), String(entry.n), ...[entry.mean, ...entry.q.slice(1, 6)].map((v) => format(v))]))));
     };
     function ridges(width, list, c) {
@@ -182,7 +183,7 @@
           s("line", { x1: sx(entry.q[3]), x2: sx(entry.q[3]), y1: y - 4, y2: y + 4, stroke: "var(--card)", "stroke-width": 2 }),
           s("circle", { cx: sx(entry.mean), cy: y, r: 3, fill: "var(--card)", stroke: color, "stroke-width": 1.8 }),
           s("text", { class: "ink", x: left - 8, y: y + 4, "text-anchor": "end" }, name.length > room ? `${name.slice(0, room - 1)}…` : name),
-          s("rect", { x: 0, y: y - row + 10, width, height: row, fill: "transparent", "data-tip": `${name}\nmean ${format(entry.mean)}, median ${format(entry.q[3])}\nmiddle half ${format(entry.q[2])} to ${format(entry.q[4])}\n5 to 95 %: ${format(entry.q[1])} to ${format(entry.q[5])}` }));
+          s("rect", { x: 0, y: y - row + 10, width, height: row, fill: "transparent", "data-tip": `${name}\nmean ${format(entry.mean)}, median ${format(entry.q[3])}\nmiddle half ${format(entry.q[2])} to ${format(entry.q[4])}\n5 to 95%: ${format(entry.q[1])} to ${format(entry.q[5])}` }));
       });
       return svg;
     }
@@ -190,5 +191,7 @@
     grid.append(box);
     draws.push(draw);
   }
+  const narrow = grid.querySelectorAll("figure:not(.wide)");
+  if (narrow.length % 2) narrow[narrow.length - 1].classList.add("wide");
   all();
 })();

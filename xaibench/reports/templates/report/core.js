@@ -28,7 +28,7 @@ function format(value, digits = 2) {
   if (size >= 100) return Math.round(value).toLocaleString("en");
   return value.toFixed(digits).replace("-", "−");
 }
-const percent = (share) => `${Math.round(100 * share)} %`;
+const percent = (share) => `${Math.round(100 * share)}%`;
 const className = (place) => (place === MACRO ? "mean over classes" : DATA.classes[place]);
 
 /* A method's colour, dash and mark; baselines are grey, and nothing is told by colour alone. */

@@ -3,7 +3,7 @@ const Gallery = (() => {
   const { G, SIDE } = Maps;
   const [INDEX, LARGEST, TOP, DISTANCE, PEAK, , VALUES] = [0, 1, 2, 3, 4, 5, 6];
   const shown = new Set(reals.length ? reals : bases);
-  const state = { rule: "visible", threshold: 0.5, share: 0.1, tolerance: 0, opacity: 0.8, palette: "signed", scale: "own",
+  const state = { rule: "visible", threshold: 0.5, share: 0.25, tolerance: 0, opacity: 0.8, palette: "signed", scale: "own",
                   place: -1, verdict: "all", of: -1, text: "" };
   const list = $("items");
   const rows = G.items.map((_, i) => h("li", { "data-i": i }));
@@ -172,7 +172,7 @@ const Gallery = (() => {
       count();
       filter();
       filled().forEach(refresh);
-      Maps.key(document.querySelector("#tools canvas"), state);
+      Maps.key(document.querySelector("#tools .key canvas"), state);
       Detail.refresh();
     });
   }
@@ -198,20 +198,22 @@ const Gallery = (() => {
   const search = h("input", { type: "search", placeholder: "Image or class" });
   search.addEventListener("input", () => { state.text = search.value.trim().toLowerCase(); update(); });
   const present = [...new Set(G.items.map((item) => item.class))].sort((a, b) => a - b);
-  const share = slider("share", "of the box, more than", "share", 0.95, 0.05, percent), tolerance = slider("near", "Tolerance", "tolerance", 50, 2.5, (v) => `${v} px at ${G.reference}`);
+  const share = slider("share", "Visible in more than", "share", 0.95, 0.05, (v) => `${percent(v)} of the box`), tolerance = slider("near", "Tolerance", "tolerance", 50, 2.5, (v) => `${v} px at ${G.reference}`);
   const rules = () => { share.hidden = state.rule !== "visible"; share.style.display = share.hidden ? "none" : ""; tolerance.style.display = share.hidden ? "" : "none"; };
+  const more = h("div", { class: "more" },
+    h("label", { class: "field" }, "Search", search),
+    choice("A hit is", [["visible", "map visible in the box"], ["peak", "peak in the box"]], "visible", (rule) => { state.rule = rule; rules(); update(); }),
+    share, tolerance,
+    choice("Colours", [["signed", "red for, green against"], ["cividis", "cividis, positive part"], ["jet", "jet, as in old papers"]], "signed", set("palette")),
+    choice("Full colour at", [["own", "each map's largest value"], ["all", "the explainer's largest"]], "own", set("scale")),
+    legend("Explainers in the gallery", shown, rebuild));
   $("tools").append(
     choice("Gallery class", [[-1, "all classes"], ...present.map((c) => [c, DATA.classes[c]])], -1, set("place")),
     choice("Show", [["all", "all pairs"], ["hit", "hits"], ["miss", "misses"], ["disagree", "explainers disagree"], ["plain", "images without a box"]], "all", set("verdict")),
-    choice("of", [[-1, "any explainer shown"], ...DATA.methods.map((method, k) => [k, method.label])], -1, set("of")),
-    h("label", { class: "field" }, "Search", search),
-    choice("A hit is", [["visible", "map visible in the box"], ["peak", "peak in the box"]], "visible", (rule) => { state.rule = rule; rules(); update(); }),
-    slider("threshold", "Threshold, share of peak", "threshold", 0.975, 0.025, (v) => v.toFixed(3).replace(/0$/, "")), share, tolerance,
-    slider("opacity", "Opacity", "opacity", 1, 0.05, percent),
-    choice("Colours", [["signed", "red for, green against"], ["cividis", "cividis, positive part"], ["jet", "jet, as in old papers"]], "signed", set("palette")),
-    choice("Full colour at", [["own", "each map's largest value"], ["all", "the explainer's largest value"]], "own", set("scale")),
-    legend("Explainers in the gallery", shown, rebuild),
-    h("div", { class: "key" }, h("span", {}, "against"), h("canvas", { width: 256, height: 8, role: "img", "aria-label": "Colour bar from full evidence against to full evidence for the class" }), h("span", {}, "for the class; what lies below the threshold is hidden")));
+    choice("Hit or miss of", [[-1, "any explainer"], ...DATA.methods.map((method, k) => [k, method.label])], -1, set("of")),
+    slider("threshold", "Threshold", "threshold", 0.975, 0.025, (v) => v.toFixed(3).replace(/0$/, "")), slider("opacity", "Opacity", "opacity", 1, 0.05, percent),
+    h("div", { class: "key" }, h("span", {}, "against"), h("canvas", { width: 256, height: 8, role: "img", "aria-label": "Colour bar from full evidence against the class to full evidence for it" }), h("span", {}, "for")),
+    h("details", {}, h("summary", {}, "Hit rule, colours, search, explainers"), more));
   rules();
   requestAnimationFrame(() => setTimeout(rebuild));
   return { state, view, paint, words, columns, VALUES, tileAt, item: (row) => G.items[order[row]], length: () => order.length,
