@@ -35,8 +35,8 @@ def heat(explainer: str, image: str) -> torch.Tensor:
     if rank == 2:
         return made + 3.0
     inside = rank == 0 or (rank > 2 and sum(map(ord, image)) % 2 == 0)
-    at = 24 if inside else 4
-    made[at : at + 12, at : at + 12] = torch.linspace(1.0, 5.0, 12)
+    at = 20 if inside else 0
+    made[at : at + 20, at : at + 20] = torch.linspace(1.0, 5.0, 20)
     made[0, 60] = -8.0
     return made
 

@@ -184,7 +184,7 @@ def test_names_are_text_wherever_they_stand(made: tuple[Run, Shown], tmp_path: P
     assert data["classes"] == list(CLASSES)
     assert [method["name"] for method in data["methods"]] == list(METHODS)
     assert {item["id"] for item in gallery["items"]} == set(report_runs.image_names(16))
-    assert page.texts["title"].split("\n")[0] == "<b>Toy</b> & 肺 – xaibench report"
+    assert page.texts["title"].split("\n")[0] == "<b>Toy</b> & 肺 - xaibench report"
 
 
 def test_nothing_is_loaded_from_elsewhere(made: tuple[Run, Shown], tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_weights_that_are_gone_are_an_error_with_a_way_out(made: tuple[Run, Show
     def gone(_: Run) -> Any:
         raise WeightsError("the weights are not in the cache")
 
-    with pytest.raises(WeightsError, match="not in the cache. --images 0 makes the report without a gallery"):
+    with pytest.raises(WeightsError, match=r"not in the cache\. --images 0 makes the report without a gallery"):
         write_report([made[0]], tmp_path / "x.html", opened=gone)
     assert not (tmp_path / "x.html").exists()
 

@@ -116,7 +116,9 @@ def _check_same(runs: Sequence[Run]) -> None:
     first = runs[0]
     for other in runs[1:]:
         if other.benchmark.hash != first.benchmark.hash:
-            one, two = (run.benchmark.model_dump(mode="json", exclude={"title", "description"}) for run in (first, other))
+            one, two = (
+                run.benchmark.model_dump(mode="json", exclude={"title", "description"}) for run in (first, other)
+            )
             different = [key for key in one if one[key] != two[key]]
             raise UsageError(
                 f"runs of different protocols can't share a report: {run_name(first)} and {run_name(other)} differ in "

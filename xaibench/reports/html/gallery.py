@@ -165,7 +165,10 @@ class Gallery:
         pairs = [pair for pair in self.places if pair in self.masks]
         if not pairs:
             return []
-        spec, names = self.report.benchmark.statistics, sorted({pair[1] for pair in pairs}, key=self.report.classes.index)
+        spec, names = (
+            self.report.benchmark.statistics,
+            sorted({pair[1] for pair in pairs}, key=self.report.classes.index),
+        )
         patients = [self.patients[pair] for pair in pairs]
         drawn = Resampling(patients, resamples=min(spec.resamples, _RESAMPLES), seed=spec.seed)
         member = np.array([[pair[1] == name for name in names] for pair in pairs])

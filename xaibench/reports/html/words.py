@@ -29,10 +29,11 @@ def summary(report: Report) -> list[tuple[str, str]]:
     first = True
     for name in ("hit_rate", "visible_in_box", "energy"):
         metric = report.metrics.get(name)
-        if metric is not None and any(spec.name == name for spec in report.benchmark.metrics):
-            if said := " ".join(_leader(report, metric, full=first)):
-                found.append((metric.title, said))
-                first = False
+        if metric is None or all(spec.name != name for spec in report.benchmark.metrics):
+            continue
+        if said := " ".join(_leader(report, metric, full=first)):
+            found.append((metric.title, said))
+            first = False
     if not report.boxed:
         found.append(("Maps", "No test image has a box, so no map could be scored."))
     return [(clean(subject), clean(text)) for subject, text in found]

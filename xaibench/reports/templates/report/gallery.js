@@ -159,7 +159,7 @@ const Gallery = (() => {
       const verdicts = own.map((item) => hit(item, k)).filter((v) => v !== null), hits = verdicts.filter(Boolean).length;
       const share = verdicts.length ? hits / verdicts.length : 0;
       return h("div", { class: "count", "data-k": k, "data-hits": hits }, h("p", {}, h("span", { class: "cut", title: DATA.methods[k].label }, DATA.methods[k].label),
-        h("span", {}, verdicts.length ? `${hits} of ${verdicts.length} hit, ${percent(share)}` : "no box")),
+        h("span", {}, verdicts.length ? `${hits} of ${verdicts.length} hit, ${percent(share)}` : own.some((item) => item.boxes.length) ? "undefined" : "no box")),
         s("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" }, s("rect", { width: 100, height: 6, rx: 1, fill: "var(--track)" }), s("rect", { width: 100 * share, height: 6, rx: 1, fill: look(k).color })));
     }));
   }
