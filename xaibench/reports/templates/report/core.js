@@ -60,11 +60,12 @@ function swatch(style) {
 }
 
 /* A labelled select; options are [value, text]. */
+let made = 0;
 function choice(label, options, value, change) {
-  const select = h("select", { "data-name": label },
+  const id = `choice-${made++}`, select = h("select", { id },
     ...options.map(([key, text]) => h("option", { value: String(key), selected: key === value }, text)));
   select.addEventListener("change", () => change(options[select.selectedIndex][0]));
-  return h("label", { class: "field" }, label, select);
+  return h("div", { class: "field" }, h("label", { for: id }, label), select);
 }
 function check(label, value, change) {
   const box = h("input", { type: "checkbox", checked: value });
@@ -110,7 +111,6 @@ document.addEventListener("pointermove", (event) => {
   function show() {
     document.documentElement.dataset.theme = theme === "auto" ? (dark.matches ? "dark" : "light") : theme;
     $("theme").textContent = `Theme: ${theme}`;
-    $("theme").setAttribute("aria-label", `Colour theme: ${theme}. Change it.`);
   }
   $("theme").addEventListener("click", () => { theme = order[(order.indexOf(theme) + 1) % 3]; show(); });
   dark.addEventListener("change", show);

@@ -17,7 +17,7 @@ const Detail = (() => {
     const item = Gallery.item(row);
     if (!item) return dialog.close();
     const focus = document.activeElement && document.activeElement.dataset.step;
-    const button = (text, step, label) => { const b = h("button", { type: "button", "data-step": step.join(), "aria-label": label }, text); b.addEventListener("click", () => go(...step)); return b; };
+    const button = (text, step) => { const b = h("button", { type: "button", "data-step": step.join() }, text); b.addEventListener("click", () => go(...step)); return b; };
     const close = h("button", { type: "button", "data-step": "close" }, "Close");
     close.addEventListener("click", () => dialog.close());
     const map = k >= 0 ? h("div", {}, Gallery.view(item, k), h("p", { class: "verdict" }, "")) : null;
@@ -26,7 +26,7 @@ const Detail = (() => {
       h("p", { class: "note name" }, `${item.id} (${row + 1} of ${Gallery.length()})`),
       h("div", { class: "pair" }, h("div", {}, Gallery.view(item, null), h("p", { class: "verdict plain" }, "X-ray")), map),
       scores(item),
-      h("div", { class: "buttons" }, button("← explainer", [0, -1], "Previous explainer"), button("explainer →", [0, 1], "Next explainer"), button("↑ image", [-1, 0], "Previous image"), button("image ↓", [1, 0], "Next image")));
+      h("div", { class: "buttons" }, button("Previous explainer", [0, -1]), button("Next explainer", [0, 1]), button("Previous image", [-1, 0]), button("Next image", [1, 0])));
     if (focus) { const again = [...dialog.querySelectorAll("[data-step]")].find((b) => b.dataset.step === focus); if (again) again.focus(); }
     refresh();
   }

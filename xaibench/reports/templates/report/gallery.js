@@ -67,7 +67,6 @@ const Gallery = (() => {
     const [kind, text] = words(item, k), line = tile.querySelector(".verdict");
     line.className = `verdict ${kind}`;
     line.textContent = text;
-    tile.setAttribute("aria-label", `${DATA.methods[k].label} on ${item.id}, ${DATA.classes[item.class]}: ${text}`);
   }
   function refresh(row) {
     const item = G.items[row.dataset.i];
@@ -80,10 +79,11 @@ const Gallery = (() => {
     if (row.classList.contains("filled")) return;
     const item = G.items[row.dataset.i], ks = columns();
     const odds = item.p.map((p, r) => (defined(p) ? `${G.runs.length > 1 ? `${G.runs[r]} ` : "p = "}${format(p)}` : null)).filter(Boolean).join(", ");
-    const tile = (k, label) => h("button", { type: "button", class: "tile", "data-k": k, tabindex: -1 }, view(item, k < 0 ? null : k), h("span", { class: "cut" }, label), h("span", { class: "verdict plain" }, ""));
+    const tile = (k, label) => h("button", { type: "button", class: "tile", "data-k": k, tabindex: -1 }, view(item, k < 0 ? null : k), h("span", { class: "cut" }, label), " ",
+      h("span", { class: "verdict plain" }, ""), h("span", { class: "visually-hidden" }, `, ${item.id}, ${DATA.classes[item.class]}`));
     const first = tile(-1, "X-ray");
-    first.setAttribute("aria-label", `X-ray ${item.id}, ${DATA.classes[item.class]}`);
-    first.querySelector(".verdict").textContent = item.boxes.length > 1 ? `${item.boxes.length} boxes` : item.boxes.length ? "1 box" : "no box";
+    const boxes = item.boxes.length > 1 ? `${item.boxes.length} boxes` : item.boxes.length ? "1 box" : "no box";
+    first.querySelector(".verdict").textContent = boxes;
     row.replaceChildren(h("div", { class: "item-head" }, h("h3", { class: "name" }, DATA.classes[item.class]), h("p", { class: "name" }, odds ? `${item.id} · ${odds}` : item.id)),
       h("div", { class: "tiles" }, first, ...ks.map((k) => tile(k, DATA.methods[k].label))));
     row.classList.add("filled");
