@@ -24,9 +24,9 @@ const Detail = (() => {
     dialog.replaceChildren(
       h("div", { class: "detail-head" }, h("h2", { id: "detail-title", class: "name" }, `${DATA.classes[item.class]}${k >= 0 ? ` · ${DATA.methods[k].label}` : ""}`), close),
       h("p", { class: "note name" }, `${item.id} (${row + 1} of ${Gallery.length()})`),
+      h("div", { class: "buttons" }, button("Previous explainer", [0, -1]), button("Next explainer", [0, 1]), button("Previous image", [-1, 0]), button("Next image", [1, 0])),
       h("div", { class: "pair" }, h("div", {}, Gallery.view(item, null), h("p", { class: "verdict plain" }, "X-ray")), map),
-      scores(item),
-      h("div", { class: "buttons" }, button("Previous explainer", [0, -1]), button("Next explainer", [0, 1]), button("Previous image", [-1, 0]), button("Next image", [1, 0])));
+      scores(item));
     if (focus) { const again = [...dialog.querySelectorAll("[data-step]")].find((b) => b.dataset.step === focus); if (again) again.focus(); }
     refresh();
   }
