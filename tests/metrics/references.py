@@ -100,15 +100,18 @@ def _own(name: str, case: tuple[Tensor, Tensor], **parameters: Any) -> Array:
     return metric.pool.scores(means, **{**metric.parameters, **parameters})[0].ravel()
 
 
-def quantus(name: str, *, rectify: bool = False, absolute: bool = False, scale: bool = False, **options: Any) -> Any:
-    """Return a function from a case to the scores of Quantus's metric; it gets float64 and no normalisation."""
+def quantus(name: str, *, rectify: bool = False, absolute: bool = False, scale: float = 0.0, **options: Any) -> Any:
+    """Return a function from a case to the scores of Quantus's metric; it gets float64 and no normalisation.
+
+    `rectify` and `absolute` say what of the map it gets; `scale` is the largest absolute value, 0 for the map as it is.
+    """
 
     def scores(case: tuple[Tensor, Tensor]) -> Array:
         import quantus as package
 
         maps, masks = case
         maps = maps.clamp(min=0) if rectify else maps.abs() if absolute else maps
-        maps = maps / maps.abs().amax((-2, -1), keepdim=True) if scale else maps
+        maps = maps * (scale / maps.abs().amax((-2, -1), keepdim=True)) if scale else maps
         metric = getattr(package, name)(normalise=False, disable_warnings=True, **options)
         values, segments = maps.double().numpy()[:, None].copy(), masks.numpy()[:, None]
         with_masks = {} if absolute else {"s_batch": segments}
@@ -210,13 +213,13 @@ REFERENCES: list[Reference] = [
         each(_visible),
         _own_column("visible_in_box", thresholds=(0.5,)),
     ),
-    # Quantus adds 1e-7 to every value, which shows in maps as small as some classifiers' are: it gets them scaled
-    Reference("sparseness", "Quantus Sparseness", quantus("Sparseness", absolute=True, scale=True)),
+    # Quantus adds 1e-7 to every value, which shows in small maps; the index does not depend on the scale
+    Reference("sparseness", "Quantus Sparseness", quantus("Sparseness", absolute=True, scale=1e3)),
     Reference("complexity", "Quantus Complexity", quantus("Complexity", absolute=True)),
     Reference(
         "effective_complexity",
         "Quantus EffectiveComplexity",
-        quantus("EffectiveComplexity", absolute=True, scale=True),
+        quantus("EffectiveComplexity", absolute=True, scale=1.0),
     ),
 ]
 
