@@ -341,7 +341,8 @@ def _title(run: Run, metric: Metric) -> str:
     """Return the column's title. Parameters that the benchmark changes take the place of the title's brackets."""
     title = metric.title
     spec = next(spec for spec in run.benchmark.metrics if spec.name == metric.name)
-    changed = {k: v for k, v in spec.parameters.items() if k != metric.curve and metric.parameters.get(k) != v}
+    abscissas = (metric.curve, metric.pool.thresholds if metric.pool else None)
+    changed = {k: v for k, v in spec.parameters.items() if k not in abscissas and metric.parameters.get(k) != v}
     if changed:
         title = f"{title.partition(' (')[0]} ({', '.join(f'{k} {v}' for k, v in changed.items())})"
     if metric.headline_at is not None:
