@@ -261,7 +261,7 @@ def test_a_metric_without_bounds_gets_significant_digits() -> None:
     wide = replace(runs.metrics()["energy"], range=(-float("inf"), float("inf")))
     scores = (runs.score("cwm", "energy", "Effusion", 123456.0, low=-0.5, high=2e6, chance=0.0),)
     lines = printed(Run(runs.benchmark(CLASSES, ["energy"]), "gcm", ("cwm",), (), scores), {"energy": wide}, 160)
-    assert line_of(lines, "cwm").split()[1:] == ["1.23e+05", "[-0.500,", "2.00e+06]"]
+    assert line_of(lines, "cwm").split()[1:] == ["123,456", "[-0.500,", "2.00e+06]"]
 
 
 def test_a_run_without_scores_still_has_a_header() -> None:

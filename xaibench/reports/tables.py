@@ -306,10 +306,13 @@ def _cell(score: Score | None, metric: Metric, glyphs: Glyphs, digits: int, *, m
 
 
 def _number(value: float, metric: Metric, digits: int) -> str:
-    """Format a score: fixed decimals where the metric stays within -1 to 1, else three significant digits."""
+    """Format a score: fixed decimals where the metric stays within -1 to 1, else three significant digits or whole."""
     if max(map(abs, metric.range)) <= 1:
         return _fixed(value, digits)
-    return f"{value:#.3g}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.2e}"
+    size = abs(value)
+    if 100 <= size < 999_999.5:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".") if 1e-3 <= size < 100 or value == 0 else f"{value:.2e}"
 
 
 def _fixed(value: float, digits: int = 2) -> str:
