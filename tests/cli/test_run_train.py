@@ -196,6 +196,7 @@ def _started(tiny: Path, folder: Path) -> tuple[subprocess.Popen[str], Callable[
     return process, lambda: bool(list(folder.glob("training/*/last.ckpt")))
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_in_one_line_and_training_goes_on_from_there(tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     process, begun = _started(tiny, folder)
