@@ -44,6 +44,9 @@ CASES: list[tuple[str, str]] = [
     *((name, "small") for name in ("gradientshap", "guided_backprop", "guided_gradcam", "deconvnet", "deeplift")),
     *((name, "small") for name in ("deepliftshap", "lrp", "occlusion", "feature_ablation", "lime", "kernel_shap")),
     ("rise", "small"),
+    *((name, "vit") for name in ("attention_rollout", "gradient_attention", "gradcam", "eigencam", "ablationcam")),
+    ("confidence_map", "nin"),
+    ("maps", "small"),
 ]
 
 
@@ -58,7 +61,8 @@ class Case:
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: "-".join(case))
 def case(request: pytest.FixtureRequest, splits_of: Callable[..., Splits]) -> Case:
     name, net = request.param
-    explainer = create(name, **FEW.get(name, {}))
+    few = {"folder": str(request.getfixturevalue("folder_of_maps")), "allow_missing": True} if name == "maps" else {}
+    explainer = create(name, **FEW.get(name, {}), **few)
     explainer.prepare(splits_of(train=BOXES, test=BOXES, frame=Frame(64, 64)))
     classifier = request.getfixturevalue(net)
     explainer.check(classifier)

@@ -25,11 +25,13 @@ class Explainer(ABC):
     image depends on nothing else in the batch; what is random draws from `seed_of(image id)`.
 
     Attributes:
+        class_specific: False for a method whose map is the same for every class by definition (EigenCAM).
         is_baseline: looks at no evidence; the tables show it beside the others.
         runs_body: runs the whole network again, for gradients of the image or on changed images, instead of living on
             the one forward pass.
     """
 
+    class_specific: ClassVar[bool] = True
     is_baseline: ClassVar[bool] = False
     runs_body: ClassVar[bool] = False
 
