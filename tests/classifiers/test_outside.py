@@ -314,7 +314,7 @@ def test_evaluate_takes_a_module_and_trains_nothing(tmp_path: Path, monkeypatch:
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
     other = evaluate(Net(), ["gradcam"], BENCHMARK, device="cpu")
     assert [s.value for s in other.scores] != [s.value for s in run.scores]  # another normalisation
-    with pytest.raises(UsageError, match="Net has no option 'normalise'. Did you mean 'normalize'"):
+    with pytest.raises(UsageError, match=r"Net has no option 'normalise'. Did you mean 'normalize'"):
         evaluate(module, ["gradcam"], BENCHMARK, options={"normalise": "none"})
     with pytest.raises(
         UsageError, match="Net comes with its weights and is not trained: leave out the recipe's epochs"
