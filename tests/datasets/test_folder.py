@@ -210,7 +210,7 @@ def test_coco_boxes_polygons_and_both_codes(root: Path, segmentation: Any) -> No
     ("segmentation", "reason"),
     [
         ({"size": [40, 20], "counts": RUNS}, r"a mask of \[40, 20\] on an image of \[20, 40\]"),
-        ({"size": [20, 40], "counts": [1, 2]}, "do not add up to 20 x 40"),
+        ({"size": [20, 40], "counts": [1, 2]}, "the runs do not add up to 20 x 40"),
         ([[1, 2, 3]], "a polygon needs three points"),
     ],
 )
