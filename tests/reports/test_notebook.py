@@ -30,7 +30,7 @@ def test_overlay_known_answers() -> None:
     assert picture.shape == (8, 8, 3)
     assert picture[2, 2, 0] == picture[2, 2, 1] == picture[2, 2, 2]  # nothing there: the image's grey
     assert picture[2, 3, 0] > picture[2, 3, 2]
-    assert picture[6, 6, 2] > picture[6, 6, 0]
+    assert picture[6, 6, 1] > picture[6, 6, 0]
     for place in ((0, 0), (0, 3), (3, 0), (3, 3)):
         assert picture[place].tolist() == [255, 200, 0]
     assert picture[4, 4].tolist() != [255, 200, 0]

@@ -29,7 +29,7 @@ def run_html(run: Run, width: int = 120) -> str:
 
 
 def overlay(image: FloatArray, heat: FloatArray, region: Region | None = None) -> Image:
-    """Return a map over its image, evidence for the class in red and against it in blue, and the boxes of a region.
+    """Return a map over its image, evidence for the class in red, against it in green, and the boxes of a region.
 
     Args:
         image: (H, W), (1, H, W) or (3, H, W), in [0, 1].
