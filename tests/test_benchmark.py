@@ -288,6 +288,8 @@ def test_defaults_are_part_of_every_hash() -> None:
         "epochs": 100,
         "batch_size": 32,
         "sparsity": 0.0,
+        "concentration": 0.0,
+        "sparsity_warmup": 0,
         "sampling": "natural",
         "precision": "32-true",
         "augment": 0,

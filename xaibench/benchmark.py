@@ -31,6 +31,11 @@ class Recipe(_Spec):
     batch_size: Annotated[int, Field(ge=2)] = 32
     sparsity: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the mean absolute class contribution map in the loss: less evidence, better placed (GCM only)."""
+    concentration: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the contribution maps' ratio of L1 to L2 norm, 1 where even, near 0 in one place: the same evidence on
+    fewer pixels, however large the scores (GCM only; Hoyer 2004)."""
+    sparsity_warmup: Annotated[int, Field(ge=0)] = 0
+    """So many epochs without these terms first: what is hard to see must be found before evidence is made scarce."""
     sampling: Literal["natural", "balanced"] = "natural"
     """"balanced": every class is drawn equally often, with replacement."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"

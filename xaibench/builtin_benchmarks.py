@@ -14,5 +14,6 @@ FOLDER = next((f for f in (_PACKAGE / "_benchmarks", _PACKAGE.parent / "benchmar
 phantom = FOLDER / "phantom.toml"
 phantom_4class = FOLDER / "phantom-4class.toml"
 chestxray8_4class = FOLDER / "chestxray8-4class.toml"
+chestxray8_14class = FOLDER / "chestxray8-14class.toml"
 chestxray8_sample = FOLDER / "chestxray8-sample.toml"
 chestxray8_sample_pneumonia = FOLDER / "chestxray8-sample-pneumonia.toml"

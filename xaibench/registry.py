@@ -34,6 +34,10 @@ class UnknownPluginError(PluginError, UsageError):
     """A name that no plugin of that kind has (exit code 2)."""
 
 
+class BrokenPluginError(PluginError):
+    """A plugin whose import fails."""
+
+
 class Kind(StrEnum):
     """What a plugin is; the value is the last part of its entry-point group.
 
@@ -118,7 +122,7 @@ class Entry:
                 found = getattr(found, attribute)
         except (Exception, SystemExit) as error:  # whatever a plugin does at import, it must not end the others
             remedy = f"Reinstall {self.distribution}" + ("." if self.is_builtin else ", or uninstall it.")
-            raise PluginError(
+            raise BrokenPluginError(
                 f"{self.kind.singular} {self.name!r} of {self.package} can't be imported from {self.target}: "
                 f"{one_line(error)}. {remedy}"
             ) from error

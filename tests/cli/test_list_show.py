@@ -137,6 +137,16 @@ class TestShow:
             ["names", "tuple[str,", "...]", "['a']"],
         ]
 
+    def test_a_metric_says_all_that_a_reader_needs(self, xb: Run) -> None:
+        facts = json.loads(xb("show", "hit_rate", "--json")[1])["plugins"][0]["facts"]
+        assert facts["formula"].startswith("Is the map's largest value in the mask?")
+        assert (facts["direction"], facts["range"], facts["chance"]) == (
+            "higher",
+            [0.0, 1.0],
+            "computed for each image",
+        )
+        assert "Zhang et al. 2016" in facts["reference"]
+
     def test_json(self, xb: Run, plugin: Path) -> None:
         (shown,) = json.loads(xb("show", "shiny", "--json")[1])["plugins"]
         assert (shown["kind"], shown["state"]) == ("explainers", "ok")

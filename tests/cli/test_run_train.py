@@ -70,6 +70,16 @@ def test_run_trains_prints_and_keeps(tiny: Path, capsys: pytest.CaptureFixture[s
     assert len(list(Path("runs").iterdir())) == 1
 
 
+def test_metrics_asked_for_replace_the_benchmark_s(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["run", "gcm", "-e", "cwm", "-b", str(tiny), "--device", "cpu", "--json"]
+    assert main([*common, "-m", "hit_rate,energy", "-m", "average_*"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    found = {score["metric"] for score in printed["scores"]}
+    assert found == {"hit_rate", "energy", "average_drop", "average_gain", "average_increase"}
+    assert printed["run"]["benchmark_hash"] != tiny_benchmark().hash
+    assert printed["run"]["seconds"]["metric:average_drop"] > 0
+
+
 def test_train_says_how_long_and_where(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = tmp_path / "mine.safetensors"
     options = ["train", "gcm", "-b", str(tiny), "--device", "cpu", "--recipe", "epochs=1", "--out", str(kept)]
@@ -93,6 +103,9 @@ def test_train_says_how_long_and_where(tiny: Path, tmp_path: Path, capsys: pytes
         (["run", "gcm"], 2, "--explainer"),
         (["run", "gmc", "-e", "cwm"], 2, "Did you mean 'gcm'"),
         (["run", "gcm", "-e", "cvm"], 2, "Did you mean 'cwm'"),
+        (["run", "gcm", "-e", "cwm", "-m", "energi"], 2, "there is no metric 'energi'. Did you mean 'energy'?"),
+        (["run", "gcm", "-e", "cwm", "-m", "energy,insert"], 2, "Did you mean 'insertion'"),
+        (["run", "gcm", "-e", "cwm", "-m", "box_iou*", "-m", "zz*"], 2, "there is no metric 'zz*'"),
         (["run", "gcm", "-e", "cwm", "-b", "phantm"], 2, "Did you mean 'phantom'"),
         (["run", "gcm", "-e", "cwm", "-b", "nowhere.toml"], 1, "no benchmark file nowhere.toml"),
         (["run", "gcm", "-e", "cwm", "-o", "encoder"], 2, "write KEY=VALUE"),

@@ -208,6 +208,20 @@ def test_classes_are_balanced_interleaved_and_in_the_given_order():
     assert "marker" not in sample.meta
 
 
+@pytest.mark.parametrize("finding", CLASSES)
+def test_lungs_hold_pneumothoraces_and_effusions_and_no_heart(finding):
+    for index in range(8):
+        drawn = render(0, index, 128, finding=finding)
+        assert 0.1 < drawn.lungs.mean() < 0.4
+        if drawn.mask is None:
+            continue
+        share = drawn.lungs[drawn.mask].mean()
+        assert share == 0 if finding == "Cardiomegaly" else share > 0.9
+        # a finding that does not enlarge the heart leaves the fields where they were
+        same = np.array_equal(drawn.lungs, render(0, index, 128, finding="No Finding").lungs)
+        assert same == (finding != "Cardiomegaly")
+
+
 def test_patients_are_disjoint_and_share_their_anatomy():
     splits = build(train=400)
     parts = (splits.train, splits.val, splits.test)

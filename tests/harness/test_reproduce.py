@@ -13,12 +13,15 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_run_train import toml
+from tests.datasets.nih_release import entry, name, write_release
 from tests.tiny import tiny_benchmark
+from xaibench.benchmark import load_benchmark
 from xaibench.cli import main
 from xaibench.errors import UsageError, WeightsError
 from xaibench.harness.reproduce import Reproduction, reproduce
 from xaibench.harness.variants import CLASSIFIERS, Settings
 from xaibench.progress import Progress
+from xaibench.reports.reproduction import write_reproduction
 
 SETTINGS = Settings(subsets=2, limit_epochs=1, limit_images=4, input_size=32)
 BENCHMARK = tiny_benchmark()
@@ -62,6 +65,7 @@ def test_two_classifiers_on_two_subsets(found: Reproduction) -> None:
     assert found.sizes["densenet121"].trained == found.sizes["densenet121"].parameters
     assert {area.explainer for area in found.areas["gcm"]} >= {"cwm", "ccm", "random"}
     assert all(area.n == 4 for area in found.areas["gcm"])
+    assert {area.part for area in found.areas["gcm"]} == {"image", "lungs"}  # the phantom knows its lungs
     assert set(found.missing) == {"audit"}
 
 
@@ -126,6 +130,34 @@ def test_tables_alone_give_the_audit(nih_sample: Path, tmp_path: Path, capsys: p
     assert "| Effusion | 3,955 | 2,788 | 153 | 102 | 513 |" in page
     assert "No preset gives table 1's counts" in page
     assert json.loads((out / "reproduction.json").read_text())["audit"]["images"] == 112_120
+
+
+def test_fourteen_findings_at_once_go_the_same_way(tmp_path: Path) -> None:
+    base = load_benchmark("chestxray8-14class")
+    assert (base.task, len(base.classes)) == ("multilabel", 14)
+    rows = []
+    for patient in range(1, 85):  # every image has two findings, neighbours in the list
+        first, second = (base.classes[(patient + step) % 14] for step in (0, 1))
+        rows.append(entry(patient, f"{first}|{second}"))
+    boxed = {patient: base.classes[patient % 14] for patient in (1, 2, 15, 16)}  # Cardiomegaly, Effusion, and again
+    boxes = [f"{name(patient)},{finding},256.5,512,128,64.25" for patient, finding in boxed.items()]
+    root = write_release(tmp_path / "data", rows, boxes)
+    settings = Settings(subsets=1, preset="patient_disjoint", limit_epochs=1, input_size=32, offline=True)
+    found = reproduce(base, data_root=root, out=tmp_path / "out", settings=settings, device="cpu")
+    assert set(found.missing) == {"areas"}  # no class No Finding
+    run = found.runs["gcm"][0]
+    assert {row["class"] for _, row in run.images()[["class"]].drop_duplicates().iterrows()} == {
+        "Cardiomegaly",
+        "Effusion",
+    }
+    table = run.predictions()
+    assert (table[[f"label:{finding}" for finding in base.classes]].sum(axis=1) == 2).all()
+    assert len(found.aucs["gcm"]) == 15
+    (markdown, _) = write_reproduction(found, tmp_path / "out")
+    page = markdown.read_text()
+    assert "binary cross entropy" in page
+    assert "Published for another task" in page
+    assert "Hernia: not computable from this data (no test image has a box of it)" in page
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ def test_every_setting_is_a_deviation_that_is_named() -> None:
         limit_epochs=3,
         limit_images=40,
         input_size=64,
+        precision="bf16-mixed",
         offline=True,
         dataset_options={"single_label": "within_classes"},
     )
@@ -50,8 +51,10 @@ def test_every_setting_is_a_deviation_that_is_named() -> None:
         "classifiers.gcm.options.encoder": ("efficientnet_b0", "tf_efficientnet_lite0"),
         "classifiers.gcm.options.weights": ("timm", "package"),
         "classifiers.gcm.recipe.epochs": ("100", "3"),
+        "classifiers.gcm.recipe.precision": ("32-true", "bf16-mixed"),
         "classifiers.densenet121.options.weights": ("timm", "random"),
         "classifiers.densenet121.recipe.epochs": ("100", "3"),
+        "classifiers.densenet121.recipe.precision": ("32-true", "bf16-mixed"),
         "classifiers.densenet121.recipe.learning_rate": ("1e-05", "0.001"),
     }
 

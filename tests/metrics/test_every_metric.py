@@ -1,4 +1,8 @@
-"""What every metric of maps must do, whatever it measures. A new module is added to `MODULES`."""
+"""What every metric of maps must do, whatever it measures. They come from the registry: a new one is tested at once.
+
+Its known answer is the example in its docstring; what another package makes of the same maps is in
+`tests.metrics.references`. Metrics that ask the network have a tester of their own, `test_asking`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import doctest
 import inspect
 import sys
 from dataclasses import replace
-from importlib import metadata
 
 import pytest
 import torch
@@ -14,17 +17,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.metrics.references import REFERENCES, WITHOUT_REFERENCE
+from xaibench import registry
 from xaibench.errors import UsageError
 from xaibench.metrics import Metric, _ops, boxes, classification, complexity, localization, ranking
 
-MODULES = (localization, ranking, boxes, complexity)
+OF_MAPS = ("localization", "complexity")
 SMALLER = {"k": 50}  # parameters that the small maps here need
-METRICS = [
-    replace(value, parameters={**value.parameters, **{k: v for k, v in SMALLER.items() if k in value.parameters}})
-    for module in MODULES
-    for value in vars(module).values()
-    if isinstance(value, Metric) and value.compute.__module__ == module.__name__
-]
+FEWER = {"thresholds": (0.1, 0.5, 0.9)}  # of the hundred that a pooled metric tries
+
+
+def registered() -> list[Metric]:
+    found = []
+    for name in registry.list_metrics():
+        entry = registry.get("metrics", name)
+        metric = entry.load() if entry.is_builtin else None
+        if metric is not None and metric.category in OF_MAPS:
+            small = SMALLER | FEWER if metric.pool else SMALLER
+            changed = {key: value for key, value in small.items() if key in metric.parameters}
+            found.append(replace(metric, parameters={**metric.parameters, **changed}))
+    return found
+
+
+METRICS = registered()
 WITH_MASK = [m for m in METRICS if m.name != "map_area" and m.category != "complexity"]
 every = pytest.mark.parametrize("metric", METRICS, ids=lambda m: m.name)
 with_mask = pytest.mark.parametrize("metric", WITH_MASK, ids=lambda m: m.name)
@@ -53,10 +68,31 @@ def chance_of(metric: Metric, masks: Tensor) -> Tensor:
     return metric.chance(masks, **metric.parameters)
 
 
+def pooled(metric: Metric, statistics: Tensor) -> Tensor:
+    """What is compared between maps: the scores themselves, or what a pooled metric makes of each map's statistics."""
+    if metric.pool is None:
+        return statistics
+    scores = metric.pool.scores(statistics.numpy(), **metric.parameters)
+    return torch.from_numpy(scores).flatten(1)
+
+
+def width_of(metric: Metric) -> tuple[int, ...]:
+    if metric.pool:
+        return (metric.pool.columns(**metric.parameters),)
+    return (len(metric.parameters[metric.curve]),) if metric.curve else ()
+
+
 def test_all_are_registered_under_their_names() -> None:
-    points = {p.name: p.value for p in metadata.entry_points(group="xaibench.metrics")}
+    assert len(METRICS) >= 25
     for metric in METRICS:
-        assert points[metric.name] == f"{metric.compute.__module__}:{metric.name}"
+        entry = registry.get("metrics", metric.name)
+        assert entry.target == f"{metric.compute.__module__}:{metric.name}"
+
+
+@every
+def test_has_a_reference_or_says_why_not(metric: Metric) -> None:
+    has = any(reference.metric == metric.name for reference in REFERENCES)
+    assert has != (metric.name in WITHOUT_REFERENCE)
 
 
 @pytest.mark.parametrize("metric", [*METRICS, classification.roc_auc], ids=lambda m: m.name)
@@ -88,11 +124,11 @@ def test_its_example_runs(metric: Metric) -> None:
 def test_shape_type_and_range(metric: Metric) -> None:
     maps, masks = noise(0)
     scores = metric(maps, masks)
-    expected = (5, len(metric.parameters[metric.curve])) if metric.curve else (5,)
+    expected = (5, *width_of(metric))
     assert scores.shape == expected
     assert chance_of(metric, masks).shape == expected
     assert scores.dtype == torch.float64
-    for values in (scores, chance_of(metric, masks)):
+    for values in (pooled(metric, scores), pooled(metric, chance_of(metric, masks))):
         assert ((values >= metric.range[0]) & (values <= metric.range[1])).all()
 
 
@@ -152,7 +188,8 @@ def test_flipping_the_mask_leaves_chance(metric: Metric) -> None:
 
 
 def of_neighbours(metric: Metric) -> bool:
-    return metric.name == "pointing_game" or metric.compute.__module__ == boxes.__name__
+    boxed = ("pointing_game", "max_box_acc", "max_box_acc_v2")
+    return metric.name in boxed or metric.compute.__module__ == boxes.__name__
 
 
 @pytest.mark.parametrize("metric", [m for m in METRICS if not of_neighbours(m)], ids=lambda m: m.name)
@@ -264,8 +301,8 @@ def test_a_single_pixel_is_a_region(metric: Metric) -> None:
 @with_mask
 def test_the_region_itself_is_the_best_map(metric: Metric) -> None:
     maps, masks = noise(10)
-    best, inverse = (metric(m.float(), masks) for m in (masks, ~masks))
-    scores, chance = metric(maps, masks), chance_of(metric, masks)
+    best, inverse = (pooled(metric, metric(m.float(), masks)) for m in (masks, ~masks))
+    scores, chance = pooled(metric, metric(maps, masks)), pooled(metric, chance_of(metric, masks))
     for other in (scores, inverse):
         assert ((best >= other - 1e-12) if metric.direction == "higher" else (best <= other)).all()
     # by IoBB noise too is as good as it gets

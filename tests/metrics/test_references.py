@@ -8,10 +8,22 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from tests.metrics.references import REFERENCES, Reference
 from xaibench.errors import UsageError
 from xaibench.metrics import _ops
 from xaibench.metrics.classification import roc_auc
 from xaibench.metrics.localization import energy, hit_rate, iou_otsu
+
+
+@pytest.mark.parametrize("reference", REFERENCES, ids=lambda reference: f"{reference.metric}-{reference.source}")
+def test_reference_agrees(reference: Reference) -> None:
+    pytest.importorskip("quantus")
+    pytest.importorskip("torchmetrics")
+    for name, case in reference.cases().items():
+        ours, theirs = reference.pair(case)
+        assert np.isfinite(ours).all()
+        if not reference.remark:
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=reference.tolerance, err_msg=name)
 
 
 def maps_and_masks(batch: int = 40, size: int = 48) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Reproduction:
         result.sizes[name] = Size(1000, 400)
         result.aucs[name] = mean_aucs(result.runs[name])
         result.best[name] = best_subset(result.runs[name])
-        result.areas[name] = [MapArea("cwm", t, 0.4, 0.3, 0.5, 1 - t, 4, 4, 0) for t in (0.1, 0.25, 0.5, 0.75, 0.9)]
+        result.areas[name] = [
+            MapArea("cwm", "image", t, 0.4, 0.3, 0.5, 1 - t, 4, 4, 0) for t in (0.1, 0.25, 0.5, 0.75, 0.9)
+        ]
     result.differences = compare_aucs(*(result.runs[name] for name in CLASSIFIERS))
     each = dict.fromkeys(BASE.classes, 4)
     result.counts = [Counts(each, each, each, (3, 3, 4))] * 2
@@ -88,6 +90,15 @@ def test_measured_numbers_stand_beside_them(found: Reproduction, tmp_path: Path)
     assert "Spread over the lungs: not computable from this data" in page
     assert "| GCM, subset 0 | 2 | 2 | 0.750 | 1.0000 | 1 |" in lines
     assert "| DenseNet-121, subset 1 | 2 | 2 | 0.750 | 1.0000 | not known |" in lines
+
+
+def test_lungs_come_with_a_table_where_the_data_know_them(found: Reproduction, tmp_path: Path) -> None:
+    lungs = [MapArea("cwm", "lungs", t, 0.7, 0.6, 0.8, 1 - t, 4, 4, 0) for t in (0.1, 0.25, 0.5, 0.75, 0.9)]
+    result = Reproduction(**{**vars(found), "areas": {"gcm": [*found.areas["gcm"], *lungs]}})
+    page = to_markdown(make_page(result, PUBLISHED, tmp_path, "", RATED))
+    assert "Mean share of the lungs above a share of the map's maximum; 4 images, 4 patients" in page
+    assert any(line.startswith("| cwm (gcm) | 0.700 (0.600 to 0.800) |") for line in page.splitlines())
+    assert "no lung masks" not in page
 
 
 def test_without_runs_every_section_says_why(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ class _FirstBlocks(nn.Module):
 
 
 def build_encoder(
-    name: str, weights: str, input_size: int, stage: str | None = None, skips: Sequence[int] = ()
+    name: str, weights: str, input_size: int, stage: str | None = None, skips: Sequence[int] = (), *, seed: int = 0
 ) -> tuple[Encoder, Normalize, Weights]:
     """Build a frozen encoder in eval mode, with the normalisation it was trained with.
 
@@ -87,6 +87,7 @@ def build_encoder(
         input_size: side of the images.
         stage: where an EfficientNet ends, such as "blocks.3"; None: at its last stage of stride 16.
         skips: strides of finer stages to give along.
+        seed: of weights that are "random".
 
     Raises:
         UsageError: no stage of that stride, or an input size that the backbone does not take.
@@ -112,7 +113,7 @@ def build_encoder(
     config = pretrained_config(name)
     if config is not None and config.fixed_input_size:  # a Vision Transformer: its position embedding fits one grid
         options["img_size"] = input_size
-    backbone, record = build_backbone(name, weights, **options, out_indices=sorted(last.values()))
+    backbone, record = build_backbone(name, weights, seed=seed, **options, out_indices=sorted(last.values()))
     if isinstance(backbone, EfficientNetFeatures):  # timm keeps, and runs, the stages after the one asked for
         taps = {stride: int(probe.feature_info.module_name(index).split(".")[1]) for stride, index in last.items()}
         if stage is not None:

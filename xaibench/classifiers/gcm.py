@@ -41,7 +41,8 @@ class GCM(Classifier):
         head: "linear" (CWM is signed) or "relu" (BatchNorm and ReLU after the last convolution: no evidence against).
         last_kernel: 3 or 1, of the last convolution.
         multiply: the image that CWM multiplies: "raw", in [0, 1], or "normalized", as the encoder sees it.
-        seed: of the decoder's initial weights.
+        train_encoder: train the encoder too, for one whose weights are not pretrained; the papers freeze it.
+        seed: of the decoder's initial weights (and of an encoder's whose weights are "random").
 
     `features` are z, (B, C, H/16, W/16); finer stages follow as further channels, space to depth. Own maps, each
     (B, K, H, W): "cwm" (mean over its channels) and "ccm" (mean over RGB; its mean over the image is the logit).
@@ -68,6 +69,7 @@ class GCM(Classifier):
         head: Literal["linear", "relu"] = "linear",
         last_kernel: Literal[1, 3] = 3,
         multiply: Literal["raw", "normalized"] = "raw",
+        train_encoder: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(classes, input_size)
@@ -77,10 +79,15 @@ class GCM(Classifier):
             ("head", head, ("linear", "relu")),
             ("last_kernel", last_kernel, (1, 3)),
             ("multiply", multiply, ("raw", "normalized")),
+            ("train_encoder", train_encoder, (False, True)),
         ):
             if value not in allowed:
                 raise UsageError(f"gcm: {option} = {value!r}; it is one of {', '.join(map(repr, allowed))}")
-        self.encoder, self.normalize, self.weights = build_encoder(encoder, weights, input_size, stage, skips)
+        self.encoder, self.normalize, self.weights = build_encoder(
+            encoder, weights, input_size, stage, skips, seed=seed if train_encoder else 0
+        )
+        self.encoder.requires_grad_(train_encoder)
+        self.body_is_frozen = not train_encoder
         self.cwm_channels, self.multiply = cwm_channels, multiply
         maps, copies = (len(classes) * cwm_channels, 1) if decoders == "shared" else (cwm_channels, len(classes))
         with seeded(seed):
@@ -89,14 +96,15 @@ class GCM(Classifier):
             )
 
     def train(self, mode: bool = True) -> GCM:
-        """Set training mode of the decoder; the encoder stays in eval mode, so its batch statistics never move."""
+        """Set training mode of what trains; a frozen encoder stays in eval mode, so its batch statistics never move."""
         super().train(mode)
-        self.encoder.eval()
+        self.encoder.train(mode and not self.body_is_frozen)
         return self
 
     def features(self, images: Tensor) -> Tensor:
         # Frozen, also for the optimiser; yet a gradient of the image itself must pass.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
+        wanted = images.requires_grad or not self.body_is_frozen
+        with torch.set_grad_enabled(torch.is_grad_enabled() and wanted):
             return self.encoder(self.normalize(images))  # type: ignore[no-any-return]
 
     def cwm(self, features: Tensor, size: tuple[int, int]) -> Tensor:
@@ -130,10 +138,16 @@ class GCM(Classifier):
         return cwm, (cwm * factor[:, None]).mean(dim=2)
 
     def trained_state(self) -> dict[str, Tensor]:
-        return dict(self.decoders.state_dict())
+        decoders = dict(self.decoders.state_dict())
+        if self.body_is_frozen:
+            return decoders
+        return decoders | {f"encoder.{name}": tensor for name, tensor in self.encoder.state_dict().items()}
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
-        self.decoders.load_state_dict(state)
+        encoder = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
+        self.decoders.load_state_dict({name: t for name, t in state.items() if not name.startswith("encoder.")})
+        if encoder or not self.body_is_frozen:
+            self.encoder.load_state_dict(encoder)
 
 
 class Decoder(nn.Sequential):

@@ -28,15 +28,16 @@ COMMANDS = {
     "run": "Explain a benchmark's images with a classifier and score the maps.",
     "train": "Train a classifier with a benchmark's recipe.",
     "compare": "Compare runs of one benchmark, with paired tests.",
+    "shortcut": "Tell a cheating classifier from an honest one by its explanations.",
     "rate": "Have a person mark maps hit or miss, and read the marks back.",
     "figures": "Draw the paper's figures 5 to 9 of a run, ready for print.",
     "report": "Write figures and tables of runs as one HTML file.",
     "list": "List classifiers, explainers, metrics, datasets and benchmarks.",
     "show": "Show what a plugin is and which parameters it takes.",
     "data": "Check a dataset's folder: what is there, missing, wrong.",
-    "doctor": "Check the installation: versions, devices, weights, plugins.",
+    "doctor": "Examine a classifier and its explainers before a long evaluation.",
     "reproduce": "Rerun the paper's tables and set them beside the published ones.",
-    "plugin": "Start a plugin package of your own.",
+    "plugin": "Start a plugin package of your own, or check one.",
 }
 _FOLDER = Path(__file__).resolve().parent
 INTERRUPTED = 130

@@ -46,6 +46,18 @@ def protocol_options(command: Command) -> Command:
     return command
 
 
+def devices_option(command: Command) -> Command:
+    """Add the option that says how many devices share a training."""
+    return click.option(
+        "--devices",
+        default=1,
+        show_default=True,
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="GPUs (on the CPU: processes) that share a training.",
+    )(command)
+
+
 def reopen_options(command: Command) -> Command:
     """Add the options that say where a run's data and weights are, to make its maps again."""
     for option in reversed(

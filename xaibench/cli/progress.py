@@ -25,12 +25,22 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Progress]:
         BarColumn,
         MofNCompleteColumn,
         SpinnerColumn,
+        Task,
         TextColumn,
         TimeRemainingColumn,
     )
     from rich.progress import (
         Progress as Bars,
     )
+    from rich.text import Text
+
+    class Left(TimeRemainingColumn):
+        """Time left as a task says it itself, else from its steps."""
+
+        def render(self, task: Task) -> Text:
+            return (
+                Text(task.fields["left"], style="progress.remaining") if task.fields["left"] else super().render(task)
+            )
 
     console = Console(stderr=True, highlight=False, markup=False)
     columns = (
@@ -39,25 +49,55 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Progress]:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}", style="dim"),
-        TimeRemainingColumn(compact=True),
+        Left(compact=True),
         TextColumn("{task.fields[note]}", style="dim"),
     )
     with Bars(*columns, console=console, transient=True) as bars:
-        task = bars.add_task("starting", total=None, rate="", note="")
+        task = bars.add_task("starting", total=None, rate="", note="", left=None)
+        running = bars.add_task("", total=None, visible=False, rate="", note="", left=None)
 
         def stage(name: str, total: int) -> None:
-            bars.reset(task, description=name, total=total, rate="", note="")
+            bars.update(running, visible=False)
+            bars.reset(task, description=name, total=total, rate="", note="", left=None)
 
         def advance(steps: int) -> None:
             bars.advance(task, steps)
             speed = bars.tasks[0].speed
             if speed:
-                bars.update(task, rate=f"{speed:.0f}/s" if speed >= 2 else f"{1 / speed:.1f} s each")
+                bars.update(task, rate=rate(speed))
 
         def epoch(record: Mapping[str, float | None]) -> None:
             bars.update(task, note=_epoch(record))
 
-        yield Progress(stage=stage, advance=advance, epoch=epoch, say=lambda text: bars.console.print(text))
+        def metric(name: str, done: int, total: int, seconds: float) -> None:
+            each, left = pace(done, total, seconds)
+            bars.update(running, description=name, completed=done, total=total, rate=each, left=left, visible=True)
+
+        def say(text: str) -> None:
+            bars.console.print(text)
+
+        yield Progress(stage=stage, advance=advance, epoch=epoch, say=say, metric=metric)
+
+
+def pace(done: int, total: int, seconds: float) -> tuple[str, str]:
+    """Say how long a metric takes for a map, and how long its own work will still take, over all explainers.
+
+    >>> pace(32, 96, 64.0), pace(0, 96, 0.0)
+    (('2.0 s each', '2:08'), ('', '-:--'))
+    """
+    if not done or not seconds:
+        return "", "-:--"
+    minutes, rest = divmod(round(seconds / done * max(0, total - done)), 60)
+    return rate(done / seconds), f"{minutes}:{rest:02d}"
+
+
+def rate(speed: float) -> str:
+    """Say how many steps a second, or how many seconds a step.
+
+    >>> rate(12.3), rate(0.5)
+    ('12/s', '2.0 s each')
+    """
+    return f"{speed:.0f}/s" if speed >= 2 else f"{1 / speed:.1f} s each"
 
 
 def _lines() -> Progress:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from xaibench.cli.options import pairs
+from xaibench.cli.options import devices_option, pairs
 
 _POSITIVE = click.IntRange(min=1)
 
@@ -24,6 +24,11 @@ _POSITIVE = click.IntRange(min=1)
 @click.option("--limit-epochs", type=_POSITIVE, metavar="N", help="Train no more than N epochs.")
 @click.option("--limit-images", type=_POSITIVE, metavar="N", help="At most N training images of a class.")
 @click.option("--input-size", type=click.IntRange(min=32, max=2048), metavar="PX", help="Side of the images.")
+@click.option(
+    "--precision",
+    type=click.Choice(["32-true", "bf16-mixed", "16-mixed"]),
+    help="Of training; the recipes' (single) by default. Scores are always computed in single precision.",
+)
 @click.option("--offline", is_flag=True, help="Replace pretrained weights by those that need no network.")
 @click.option(
     "--dataset-option", "dataset_options", multiple=True, metavar="KEY=VALUE", help="Replace an option of the dataset."
@@ -45,6 +50,7 @@ _POSITIVE = click.IntRange(min=1)
     "--batch-size", default=32, show_default=True, type=_POSITIVE, help="In the evaluation; scores don't depend on it."
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ...")
+@devices_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def command(
@@ -55,6 +61,7 @@ def command(
     limit_epochs: int | None,
     limit_images: int | None,
     input_size: int | None,
+    precision: str | None,
     offline: bool,
     dataset_options: tuple[str, ...],
     older_entries: Path | None,
@@ -62,6 +69,7 @@ def command(
     out: Path | None,
     batch_size: int,
     device: str,
+    devices: int,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -90,6 +98,7 @@ def command(
         limit_epochs=limit_epochs,
         limit_images=limit_images,
         input_size=input_size,
+        precision=precision,
         offline=offline,
         dataset_options=options,
     )
@@ -102,6 +111,7 @@ def command(
             older_entries=older_entries,
             batch_size=batch_size,
             device=device,
+            devices=devices,
             progress=progress,
         )
         command_line = _command(click.get_current_context())

@@ -14,6 +14,14 @@ from xaibench.cli.options import pairs, protocol_options
 @click.option(
     "-e", "--explainer", "explainers", multiple=True, required=True, metavar="NAME", help="Once or several times."
 )
+@click.option(
+    "-m",
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="In place of the benchmark's: names, wildcards or categories, with commas or several times, or all.",
+)
 @protocol_options
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="Trained weights of the same recipe."
@@ -32,6 +40,7 @@ from xaibench.cli.options import pairs, protocol_options
 def command(
     classifier: str,
     explainers: tuple[str, ...],
+    metrics: tuple[str, ...],
     benchmark: str,
     data_root: Path | None,
     options: tuple[str, ...],
@@ -50,6 +59,7 @@ def command(
     \b
     xaibench run gcm --explainer cwm
     xaibench run densenet121 -e gradcam -e cam --benchmark chestxray8-4class --data-root DIR
+    xaibench run densenet121 -e gradcam -m localization -m 'insertion,deletion'
     """
     replaced, fields = pairs(options, "--option"), pairs(recipe, "--recipe")
     from xaibench.cli.output import print_json
@@ -66,6 +76,7 @@ def command(
             options=replaced,
             recipe=fields,
             checkpoint=checkpoint,
+            metrics=metrics or None,
             batch_size=batch_size,
             device=device,
             progress=progress,

@@ -16,7 +16,7 @@ from xaibench.errors import PluginError, XaibenchError, did_you_mean
 from xaibench.plugin_status import own_doc
 from xaibench.registry import Entry, Kind, UnknownPluginError, claims, get, one_line
 
-_DECLARED = ("title", "category", "direction", "range", "chance", "reference", "curve", "is_baseline")
+_DECLARED = ("title", "formula", "category", "direction", "range", "chance", "reference", "curve", "is_baseline")
 
 
 @dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from xaibench.cli.options import pairs, protocol_options
+from xaibench.cli.options import devices_option, pairs, protocol_options
 
 
 @click.command(name="train")
@@ -17,6 +17,7 @@ from xaibench.cli.options import pairs, protocol_options
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE", help="Also copy the weights (.safetensors) here."
 )
+@devices_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def command(
     classifier: str,
@@ -28,6 +29,7 @@ def command(
     quiet: bool,
     retrain: bool,
     out: Path | None,
+    devices: int,
     as_json: bool,
 ) -> None:
     """Train CLASSIFIER by a benchmark's recipe; an interrupted training goes on where it stopped.
@@ -54,7 +56,9 @@ def command(
         model = make_classifier(classifier, spec, protocol).to(choose_device(device))
         if model.comes_trained:
             raise UsageError(f"{classifier} comes with its weights: evaluate it with xaibench run {classifier}")
-        checkpoint = obtain_weights(classifier, model, spec, protocol, splits, retrain=retrain, progress=progress)
+        checkpoint = obtain_weights(
+            classifier, model, spec, protocol, splits, retrain=retrain, devices=devices, progress=progress
+        )
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(checkpoint.path, out)

@@ -53,6 +53,7 @@ class PhantomImage:
         box: (4,) float64, ``x0, y0, x1, y1`` in pixels at pixel edges, or None without a lesion. It bounds the lesion
             itself, not its pixels: scaled to another size it is the same to within a pixel.
         marker: region of the planted disc, or None.
+        lungs: (size, size) bool, the lung fields.
         meta: ``finding``, ``side`` (of the image: "left", "right", or None) and ``cardiothoracic_ratio``.
     """
 
@@ -60,6 +61,7 @@ class PhantomImage:
     mask: BoolArray | None
     box: FloatArray | None
     marker: Region | None
+    lungs: BoolArray
     meta: Mapping[str, Any]
 
     @property
@@ -188,6 +190,7 @@ def render(
         mask=None if scene.region is None else scene.region.mask,
         box=None if scene.region is None else scene.region.boxes[0],
         marker=None if spot is None else _marker_region(spot, size),
+        lungs=scene.patient.lungs(scene.x, scene.y),
         meta={"finding": finding, "side": side, "cardiothoracic_ratio": scene.patient.cardiothoracic_ratio},
     )
 
@@ -295,7 +298,7 @@ class PhantomSplit(Split):
         i = range(len(self.ids))[index]
         seed, number, finding, patient = self._arguments(i)
         drawn = render(seed, number, self.frame.width, finding=finding, patient=patient, marker=bool(self._marker[i]))
-        meta = dict(drawn.meta)
+        meta = {**drawn.meta, "lungs": drawn.lungs}
         if drawn.marker is not None:
             meta["marker"] = drawn.marker
         regions = {} if drawn.region is None else {int(self._class[i]): drawn.region}

@@ -115,12 +115,16 @@ class DeepLift(_Hooked):
     """
 
     name = "deeplift"
+    completeness = "sum"
 
     def __init__(self, reference: str = "black") -> None:
         self.reference = Reference(self.name, reference)
 
     def prepare(self, splits: Splits) -> None:
         self.reference.prepare(splits)
+
+    def baselines(self, images: Tensor) -> Tensor:
+        return self.reference(images)[:, None]
 
     def check(self, classifier: Classifier) -> None:
         super().check(classifier)
@@ -143,6 +147,7 @@ class DeepLiftShap(_Hooked):
     """
 
     name = "deepliftshap"
+    completeness = "sum"
     rows = 1
 
     def __init__(self, background: int = 10) -> None:
@@ -151,6 +156,9 @@ class DeepLiftShap(_Hooked):
 
     def prepare(self, splits: Splits) -> None:
         self.background = draw(splits, self.name, self.count)
+
+    def baselines(self, images: Tensor) -> Tensor:
+        return drawn(self.background, self.name).to(images).expand(len(images), -1, -1, -1, -1)
 
     def check(self, classifier: Classifier) -> None:
         super().check(classifier)

@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,11 +29,14 @@ class Explainer(ABC):
         is_baseline: looks at no evidence; the tables show it beside the others.
         runs_body: runs the whole network again, for gradients of the image or on changed images, instead of living on
             the one forward pass.
+        completeness: "sum" or "mean", which of its maps' values promises to be the class's logit less that of
+            `baselines`; None promises nothing.
     """
 
     class_specific: ClassVar[bool] = True
     is_baseline: ClassVar[bool] = False
     runs_body: ClassVar[bool] = False
+    completeness: ClassVar[Literal["sum", "mean"] | None] = None
 
     def prepare(self, splits: Splits) -> None:  # noqa: B027 - most have nothing to learn
         """Learn from the data what the method needs (prior boxes); called once before `explain`.
@@ -48,6 +51,13 @@ class Explainer(ABC):
         Raises:
             NotApplicableError: it does not; says why and what to use instead.
         """
+
+    def baselines(self, images: Tensor) -> Tensor:
+        """Return the images that a map tells images (B, 3, H, W) from, (B, M, 3, H, W): their mean logit is the zero.
+
+        Black unless a method has others; M is 0 where a map adds up to the logit itself.
+        """
+        return torch.zeros_like(images)[:, None]
 
     @abstractmethod
     def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:

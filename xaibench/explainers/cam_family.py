@@ -105,6 +105,7 @@ class FEM(LibraryCAM):
     """
 
     method = library.FEM
+    class_specific = False
     needs_gradients = False
 
 
@@ -116,6 +117,7 @@ class EigenCAM(LibraryCAM):
     """
 
     method = library.EigenCAM
+    class_specific = False
     needs_gradients = False
 
     def raw(self, traced: Traced) -> Array:
@@ -130,6 +132,7 @@ class EigenGradCAM(EigenCAM):
     """Eigen-Grad-CAM (pytorch-grad-cam): Eigen-CAM of gradient times features, with its sign."""
 
     method = library.EigenGradCAM
+    class_specific = True
     needs_gradients = True
 
     def projected(self, traced: Traced) -> Array:
@@ -141,6 +144,7 @@ class SegEigenCAM(EigenCAM):
     """Seg-Eigen-CAM (Chung 2025): Eigen-CAM of absolute gradient times features, with its sign."""
 
     method = library.SegEigenCAM
+    class_specific = True
     needs_gradients = True
 
     def projected(self, traced: Traced) -> Array:

@@ -56,6 +56,10 @@ class CCM(OwnMap):
     """Class contribution map: image times CWM; its mean is the class's score exactly."""
 
     name = map_name = "ccm"
+    completeness = "mean"
+
+    def baselines(self, images: Tensor) -> Tensor:
+        return images[:, None][:, :0]
 
 
 class CCMContrast(OwnMap):

@@ -95,6 +95,7 @@ class IntegratedGradients(Gradient):
     """
 
     name = "integrated_gradients"
+    completeness = "sum"
     rows = 1
 
     def __init__(self, steps: int = 50, reference: str = "black") -> None:
@@ -103,6 +104,9 @@ class IntegratedGradients(Gradient):
 
     def prepare(self, splits: Splits) -> None:
         self.reference.prepare(splits)
+
+    def baselines(self, images: Tensor) -> Tensor:
+        return self.reference(images)[:, None]
 
     def attribute(self, classifier: Classifier, images: Tensor, targets: Tensor, ids: Sequence[str]) -> Tensor:
         return captum.attr.IntegratedGradients(classifier).attribute(  # type: ignore[no-any-return]
@@ -207,6 +211,7 @@ class GradientShap(Gradient):
     """
 
     name = "gradientshap"
+    completeness = "sum"
     rows = 1
 
     def __init__(self, samples: int = 50, background: int = 50) -> None:
@@ -216,6 +221,9 @@ class GradientShap(Gradient):
 
     def prepare(self, splits: Splits) -> None:
         self.background = draw(splits, self.name, self.count)
+
+    def baselines(self, images: Tensor) -> Tensor:
+        return drawn(self.background, self.name).to(images).expand(len(images), -1, -1, -1, -1)
 
     def attribute(self, classifier: Classifier, images: Tensor, targets: Tensor, ids: Sequence[str]) -> Tensor:
         background = drawn(self.background, self.name)

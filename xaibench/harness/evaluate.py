@@ -18,8 +18,11 @@ import xaibench
 from xaibench.benchmark import Benchmark, ClassifierSpec, digest, load_benchmark
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split, Splits
+from xaibench.doctor import glance
 from xaibench.errors import UsageError, XaibenchError
+from xaibench.explainers.base import Explainer
 from xaibench.harness.run import Run, save_run
+from xaibench.harness.selection import select_metrics
 from xaibench.harness.setup import (
     choose_device,
     load_metrics,
@@ -30,7 +33,7 @@ from xaibench.harness.setup import (
     spec_of,
     weights_hash,
 )
-from xaibench.harness.stream import Records, stream
+from xaibench.harness.stream import MapMetric, Records, stream
 from xaibench.harness.summary import summarize
 from xaibench.progress import Progress
 from xaibench.training.checkpoint import Checkpoint
@@ -49,8 +52,10 @@ def evaluate(
     options: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
     checkpoint: Path | None = None,
+    metrics: Sequence[str] | None = None,
     batch_size: int = 32,
     device: str = "auto",
+    devices: int = 1,
     progress: Progress | None = None,
 ) -> Run:
     """Evaluate a classifier and its explainers, training the classifier first where no checkpoint of its recipe exists.
@@ -65,8 +70,11 @@ def evaluate(
         options, recipe: replace options of the classifier, or fields of its recipe. A network of your own has the
             options of `xaibench.classifiers.module.ModuleClassifier` (normalize, layer, channels, resize, outputs).
         checkpoint: trained weights to use; they must come from the same recipe.
+        metrics: replace the benchmark's, and with them its hash: names, wildcards, categories, or "all"; see
+            `xaibench.harness.selection.select_metrics`.
         batch_size: images at once; scores do not depend on it.
         device: "auto", "cpu", "cuda", ...
+        devices: how many share a training, should there be one; see `xaibench.training.train.train`.
         progress: how to report; silent by default.
 
     Returns:
@@ -81,7 +89,10 @@ def evaluate(
         raise UsageError('explainers: give a list of at least one name, such as ["cwm"]')
     if batch_size < 1:
         raise UsageError(f"batch_size = {batch_size}; it is at least 1")
+    if isinstance(metrics, str) or (metrics is not None and not metrics):
+        raise UsageError('metrics: give a list of at least one name, category or wildcard, such as ["localization"]')
     protocol = benchmark if isinstance(benchmark, Benchmark) else load_benchmark(benchmark)
+    protocol, left_out = (protocol, []) if metrics is None else select_metrics(protocol, metrics)
     spec = spec_of(classifier, protocol, options or {}, recipe or {})
     classification, localization = load_metrics(protocol)
     splits = load_splits(protocol, data_root)
@@ -90,8 +101,11 @@ def evaluate(
     model = make_classifier(classifier, spec, protocol).to(choose_device(device))
     classifier = classifier if isinstance(classifier, str) else type(classifier).__name__
     asked, baselines, notes = make_explainers(explainers, protocol.localization.baselines, model, splits)
-    weights = obtain_weights(classifier, model, spec, protocol, splits, given=checkpoint, progress=progress)
+    weights = obtain_weights(
+        classifier, model, spec, protocol, splits, given=checkpoint, devices=devices, progress=progress
+    )
     model.optimized()
+    examined = glance(model, asked, splits.test)  # the doctor's fast part
     began = time.perf_counter()
     sheets = _Sheets(protocol, list(asked)) if out else None  # matplotlib only where something is drawn
     progress.stage("explaining", len(splits.test))
@@ -102,14 +116,17 @@ def evaluate(
         localization,
         frame=protocol.frame,
         regions=protocol.localization.regions,
+        task=protocol.task,
         batch_size=batch_size,
         sheet=sheets.offer if sheets else None,
         advance=progress.advance,
+        running=progress.metric,
     )
+    validation, untuned = _validate(model, {**asked, **baselines}, splits, localization, protocol, batch_size, progress)
     progress.stage("intervals", 1)
-    scores = summarize(classifier, protocol, splits.test, records, classification, localization)
+    scores = summarize(classifier, protocol, splits.test, records, classification, localization, validation)
     progress.advance(1)
-    notes = [*splits.notes, *notes, *_selection_note(spec), *_failure_notes(records)]
+    notes = [*splits.notes, *notes, *left_out, *untuned, *_selection_note(spec), *_failure_notes(records), *examined]
     record = _record(model, spec, weights, splits, records, time.perf_counter() - began, batch_size)
     name = f"{protocol.name}-{classifier.replace(':', '-').replace('/', '-')}"
     identity = digest([protocol.hash, record["weights"], list(asked), list(baselines), record["data"]])
@@ -128,6 +145,37 @@ def evaluate(
         if sheets:
             sheets.write(run)
     return run
+
+
+def _validate(
+    model: Classifier,
+    explainers: Mapping[str, Explainer],
+    splits: Splits,
+    metrics: Sequence[MapMetric],
+    protocol: Benchmark,
+    batch_size: int,
+    progress: Progress,
+) -> tuple[Records | None, list[str]]:
+    """Explain the validation split for the metrics that tune a threshold on it; say so where it has no regions."""
+    choosing = [metric for metric in metrics if metric.chooses]
+    if not choosing:
+        return None, []
+    if not any(splits.val.regions(row) for row in range(len(splits.val))):
+        names = ", ".join(metric.metric.name for metric in choosing)
+        return None, [f"no regions in validation: the threshold of {names} is not tuned, only the oracle's is shown"]
+    progress.stage("tuning thresholds", len(splits.val))
+    records = stream(
+        model,
+        explainers,
+        splits.val,
+        choosing,
+        frame=protocol.frame,
+        regions=protocol.localization.regions,
+        task=protocol.task,
+        batch_size=batch_size,
+        advance=progress.advance,
+    )
+    return records, []
 
 
 class _Sheets:
@@ -168,7 +216,15 @@ def _selection_note(spec: ClassifierSpec) -> list[str]:
 
 
 def _failure_notes(records: Records) -> list[str]:
-    return [f"explainer {name} was given up: {reason}" for name, reason in records.failed.items()]
+    notes = [f"explainer {name} was given up: {reason}" for name, reason in records.failed.items()]
+    notes += [f"explainer {name}: {fault}" for name, faults in records.faults.items() for fault in faults]
+    for metric, reasons in records.given_up.items():
+        for reason in dict.fromkeys(reasons.values()):
+            explainers = [name for name, why in reasons.items() if why == reason]
+            everywhere = len(explainers) == len(records.values)
+            where = "" if everywhere else f" on {', '.join(explainers)}"
+            notes.append(f"metric {metric} was given up{where}: {reason}")
+    return notes
 
 
 def _record(
@@ -194,6 +250,7 @@ def _record(
         "data": {name: getattr(splits, name).fingerprint for name in ("train", "val", "test")},
         "test": {"images": images, "patients": len(set(splits.test.patients)), "pairs": len(records.pair_images)},
         "failed": records.failed,
+        "given_up": records.given_up,
         "seconds": {"total": round(seconds, 2)} | {name: round(spent, 3) for name, spent in records.seconds.items()},
         "batch_size": batch_size,
         "device": str(classifier.device),
@@ -217,6 +274,8 @@ def _image_rows(split: Split, records: Records) -> Any:
         for pair, (image, target) in enumerate(zip(records.pair_images, records.pair_targets, strict=True)):
             where = {"image": split.ids[image], "patient": split.patients[image], "class": split.classes[target]}
             for column, metric in enumerate(records.columns):
+                if "#" in metric:  # statistics of a pooled metric, no score of the image
+                    continue
                 yield {
                     **where,
                     "explainer": explainer,

@@ -1,4 +1,4 @@
-"""Maps of images without a lesion: how much of the image they cover (the paper's figure 9, in numbers)."""
+"""Maps of images without a lesion: how much of image and lungs they cover (the paper's figure 9, in numbers)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ from xaibench.types import Sample
 NORMAL = "No Finding"
 BESIDE = ("random", "center")
 """Baselines that have a map of a class without regions."""
+IMAGE, LUNGS = "image", "lungs"
+"""Parts that a map covers a share of; the lungs where the dataset knows them, as ``Sample.meta["lungs"]``."""
 _FILE = "normal-maps.parquet"
+_COLUMNS = ["image", "patient", "explainer", "part", "threshold", "value", "chance"]
 
 
 @dataclass(frozen=True)
 class MapArea:
-    """Mean share of the image that one explainer's maps of normal images cover, above one threshold."""
+    """Mean share of the image, or of the lungs, that one explainer's maps of normal images cover, above a threshold."""
 
     explainer: str
+    part: str
     threshold: float
     value: float | None
     low: float
@@ -54,16 +58,19 @@ def map_areas(
 
     assert run.directory is not None
     path = run.directory / _FILE
-    if not path.is_file():
+    table = pd.read_parquet(path) if path.is_file() else None
+    if table is None or list(table.columns) != _COLUMNS:  # earlier versions knew no lungs
         table = _measure(run, data_root, device, progress or Progress())
         write_atomically(path, lambda part: table.to_parquet(part, index=False))
-    return _summarize(run, pd.read_parquet(path))
+    return _summarize(run, table)
 
 
 def _measure(run: Run, data_root: Path | None, device: str, progress: Progress) -> Any:
     import pandas as pd
 
     area = registry.get("metrics", "map_area").load()
+    visible = registry.get("metrics", "visible_in_box").load()
+    thresholds = area.parameters["thresholds"]
     opened = reopen(run, data_root=data_root, device=device)
     test = opened.splits.test
     patients = dict(zip(test.ids, test.patients, strict=True))
@@ -73,15 +80,21 @@ def _measure(run: Run, data_root: Path | None, device: str, progress: Progress) 
     rows: list[dict[str, Any]] = []
 
     def sheet(explainer: str, target: int, sample: Sample, heat: Tensor, hit: float | None) -> None:
-        shares, levels = area(heat[None])[0].tolist(), area.chance(torch.ones_like(heat[None], dtype=torch.bool))[0]
+        everywhere = torch.ones_like(heat[None], dtype=torch.bool)
+        parts = {IMAGE: area(heat[None])}
+        if (lungs := sample.meta.get("lungs")) is not None:
+            parts[LUNGS] = visible(heat[None], torch.from_numpy(lungs).to(heat.device)[None], thresholds=thresholds)
         where = {"image": sample.id, "patient": patients[sample.id], "explainer": explainer}
-        rows.extend(
-            {**where, "threshold": threshold, "value": share, "chance": level}
-            for threshold, share, level in zip(area.parameters["thresholds"], shares, levels.tolist(), strict=True)
-        )
+        for part, shares in parts.items():
+            rows.extend(
+                {**where, "part": part, "threshold": threshold, "value": share, "chance": level}
+                for threshold, share, level in zip(
+                    thresholds, shares[0].tolist(), area.chance(everywhere)[0].tolist(), strict=True
+                )
+            )
 
     opened.show([(image, NORMAL) for image in normal_images(test)], names, sheet, progress=progress)
-    return pd.DataFrame(rows, columns=["image", "patient", "explainer", "threshold", "value", "chance"])
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def normal_images(split: Split) -> list[str]:
@@ -98,8 +111,8 @@ def _summarize(run: Run, table: Any) -> list[MapArea]:
     spec = run.benchmark.statistics
     found = []
     levels = table.groupby("threshold")["chance"].mean()
-    for name in dict.fromkeys(table["explainer"]):
-        wide = table[table["explainer"] == name].pivot(index=["image", "patient"], columns="threshold", values="value")
+    for (name, part), own in table.groupby(["explainer", "part"], sort=False):
+        wide = own.pivot(index=["image", "patient"], columns="threshold", values="value")
         patients = [str(patient) for patient in wide.index.get_level_values("patient")]
         values = wide.to_numpy(dtype=np.float64)
         intervals = mean_intervals(
@@ -110,6 +123,7 @@ def _summarize(run: Run, table: Any) -> list[MapArea]:
             found.append(
                 MapArea(
                     explainer=str(name),
+                    part=str(part),
                     threshold=float(threshold),
                     value=float(known.mean()) if len(known) else None,
                     low=interval.low,

@@ -127,6 +127,7 @@ def reproduce(
     older_entries: Path | None = None,
     batch_size: int = 32,
     device: str = "auto",
+    devices: int = 1,
     progress: Progress | None = None,
 ) -> Reproduction:
     """Carry out the study, going on where an interrupted one stopped.
@@ -140,6 +141,7 @@ def reproduce(
         settings: what differs from the benchmark.
         older_entries: an older Data_Entry table, to compare labels with.
         batch_size: images at once in the evaluation.
+        devices: how many share each training.
 
     Raises:
         XaibenchError: anything that the user can mend; says what and how.
@@ -169,7 +171,7 @@ def reproduce(
     if found.audit is not None and not found.audit.found:
         found.missing["runs"] = f"no image of the release is in {data_root}: the tables alone allow the audit only"
     else:
-        _run_all(found, out, batch_size, device, progress)
+        _run_all(found, out, batch_size, device, devices, progress)
         _summarize(found, device, progress)
     found.seconds = round(time.monotonic() - began, 1)
     return found
@@ -181,7 +183,7 @@ def _allow_missing(benchmark: Benchmark) -> Benchmark:
     return Benchmark.model_validate(table)
 
 
-def _run_all(found: Reproduction, out: Path, batch_size: int, device: str, progress: Progress) -> None:
+def _run_all(found: Reproduction, out: Path, batch_size: int, device: str, devices: int, progress: Progress) -> None:
     folder = out / "runs"
     splits = [load_splits(benchmark, found.data_root) for benchmark in found.benchmarks]
     found.counts = [_counts(part) for part in splits]
@@ -204,6 +206,7 @@ def _run_all(found: Reproduction, out: Path, batch_size: int, device: str, progr
                 out=folder,
                 batch_size=batch_size,
                 device=device,
+                devices=devices,
                 progress=progress,
             )
         else:

@@ -46,6 +46,10 @@ class Score:
     """Pairs whose map is constant (all-zero ones too)."""
     interval: str = "percentile"
     """How the interval was made."""
+    corrected: float | None = None
+    """The value on the scale where chance is 0 and the metric's best value 1; see `chance_corrected`."""
+    thresholds: tuple[float, ...] = ()
+    """Of a metric that chooses them for the class: shares of the map's range, one for each of its criteria."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the score as a JSON object; ``class_name`` is called ``class``."""
@@ -58,6 +62,7 @@ class Score:
         """Read what `to_json` gave."""
         values = dict(table)
         values["class_name"] = values.pop("class")
+        values["thresholds"] = tuple(values.get("thresholds", ()))
         return cls(**values)
 
 

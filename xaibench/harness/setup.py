@@ -15,13 +15,14 @@ from xaibench import registry
 from xaibench.benchmark import Benchmark, ClassifierSpec, Recipe, override
 from xaibench.classifiers.base import Classifier, Weights, hash_tensors
 from xaibench.datasets.base import Splits
-from xaibench.errors import NotApplicableError, UsageError, WeightsError
+from xaibench.errors import NotApplicableError, PluginError, UsageError, WeightsError, XaibenchError
 from xaibench.explainers.base import Explainer
 from xaibench.harness.stream import MapMetric
 from xaibench.memory import keep_freed_memory
 from xaibench.metrics.base import Metric
 from xaibench.plugins import accepts, build, check_options
 from xaibench.progress import Progress
+from xaibench.registry import BrokenPluginError
 from xaibench.training.checkpoint import (
     Checkpoint,
     Making,
@@ -30,6 +31,7 @@ from xaibench.training.checkpoint import (
     load_weights,
     read_checkpoint,
 )
+from xaibench.types import Prediction
 
 
 def load_splits(benchmark: Benchmark, data_root: Path | None) -> Splits:
@@ -139,6 +141,7 @@ def obtain_weights(
     *,
     given: Path | None = None,
     retrain: bool = False,
+    devices: int = 1,
     progress: Progress | None = None,
 ) -> Checkpoint:
     """Load the checkpoint that the recipe makes, training it first where there is none.
@@ -148,6 +151,7 @@ def obtain_weights(
     Args:
         given: a checkpoint to use instead; it must have been made by the same recipe on the same data.
         retrain: train even if there is one.
+        devices: how many share a training.
 
     Raises:
         WeightsError: `given` was made otherwise (says how), or a file is damaged.
@@ -181,7 +185,7 @@ def obtain_weights(
     )
     from xaibench.training.train import train  # Lightning takes seconds to import
 
-    return train(classifier, splits, spec.recipe, making, path, progress)
+    return train(classifier, splits, spec.recipe, making, path, progress, devices=devices)
 
 
 def expected_seconds(classifier: Classifier, recipe: Recipe, splits: Splits) -> float:
@@ -226,7 +230,8 @@ def make_explainers(
 ) -> tuple[dict[str, Explainer], dict[str, Explainer], list[str]]:
     """Make the explainers asked for and the benchmark's baselines, all prepared and checked.
 
-    Where the data has no box to learn a prior from, `prior_box` gives way to `oracle_prior_box`, so named.
+    Where the data has no box to learn a prior from, `prior_box` gives way to `oracle_prior_box`, so named. A plugin
+    that can't be imported or made costs the others nothing: a `Broken` takes its place, which the stream gives up.
 
     Returns:
         Explainers, baselines, and notes for the user.
@@ -235,7 +240,9 @@ def make_explainers(
         NotApplicableError: an explainer asked for does not apply to the classifier or the data.
     """
     notes: list[str] = []
-    asked = {name: _ready(name, classifier, splits) for name in dict.fromkeys(names)}
+    asked = {name: ready_or_broken(name, classifier, splits) for name in dict.fromkeys(names)}
+    if all(isinstance(explainer, Broken) for explainer in asked.values()):
+        raise next(explainer.error for explainer in asked.values() if isinstance(explainer, Broken))
     beside: dict[str, Explainer] = {}
     for name in baselines:
         if name in asked:
@@ -257,9 +264,33 @@ def make_explainers(
     return asked, beside, notes
 
 
+class Broken(Explainer):
+    """In place of a plugin that can't be used: says why when it is asked to explain."""
+
+    def __init__(self, error: XaibenchError) -> None:
+        self.error = error
+
+    def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
+        raise self.error
+
+
+def ready_or_broken(name: str, classifier: Classifier, splits: Splits) -> Explainer:
+    try:
+        return _ready(name, classifier, splits)
+    except BrokenPluginError as error:
+        return Broken(error)
+    except XaibenchError:  # a wrong name, or a method that does not apply: for the user to mend
+        raise
+    except Exception as error:  # whatever a plugin does in its constructor, check or prepare
+        entry = registry.get("explainers", name)
+        reason = f"explainer {name!r} of {entry.package} can't be used: {registry.one_line(error)}"
+        return Broken(PluginError(f"{reason}. See what is wrong: xaibench plugin check {entry.distribution}"))
+
+
 def _ready(name: str, classifier: Classifier, splits: Splits) -> Explainer:
     explainer = build("explainers", name)
-    assert isinstance(explainer, Explainer)
+    if not isinstance(explainer, Explainer):
+        raise TypeError(f"it makes a {type(explainer).__name__}, which is no Explainer")
     explainer.check(classifier)
     explainer.prepare(splits)
     return explainer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import numpy.typing as npt
 
 from xaibench.benchmark import Benchmark
 from xaibench.datasets.base import Split
+from xaibench.harness.pooling import PooledColumn, Pooling, tuned_choices
 from xaibench.harness.run import MACRO, Score
 from xaibench.harness.stream import MapMetric, Records
 from xaibench.metrics.base import Metric
 from xaibench.metrics.classification import class_scores
-from xaibench.statistics import Interval, Intervals, Resampling, auc_intervals, mean_intervals
+from xaibench.statistics import Interval, Intervals, Resampling, auc_intervals, chance_corrected, mean_intervals
 
 Array = npt.NDArray[np.float64]
 
@@ -26,8 +28,12 @@ def summarize(
     records: Records,
     classification: Sequence[Metric],
     localization: Sequence[MapMetric],
+    validation: Records | None = None,
 ) -> list[Score]:
-    """Return every score of the classifier, then of each explainer: class by class, then the mean over classes."""
+    """Return every score of the classifier, then of each explainer: class by class, then the mean over classes.
+
+    Thresholds are tuned on `validation`, the records of that split with the metrics that choose one.
+    """
     spec = benchmark.statistics
     resampling = Resampling(split.patients, resamples=spec.resamples, seed=spec.seed)
     options: dict[str, Any] = {
@@ -40,13 +46,30 @@ def summarize(
     for metric in classification:
         found += _classification(classifier, metric, scores, split, options)
     bounds = {name: spec.metric.range for spec in localization for name in spec.names()}
+    tuned = tuned_choices(localization, validation)
+    pooled = {spec.names()[0]: spec for spec in localization if spec.metric.pool is not None}
     for explainer, values in records.values.items():
+        pairs = _Pairs(split, records, records.constant[explainer])
         for column, name in enumerate(records.columns):
-            pairs = _Pairs(split, records, records.constant[explainer])
+            if (spec_pooled := pooled.get(name)) is not None:
+                pooling = Pooling(spec_pooled, records, explainer)
+                choices = tuned.get(explainer, {}).get(spec_pooled.metric.name)
+                for result in pooling.columns(choices, bounds=bounds[name], **options):
+                    found += pairs.pooled(classifier, explainer, result, pooling.defined)
+            if "#" in name:
+                continue
             found += pairs.scores(
                 classifier, explainer, name, values[:, column], records.chance[:, column], bounds[name], options
             )
-    return found
+    metrics = {metric.name: metric for metric in (*classification, *(spec.metric for spec in localization))}
+    return [_corrected(score, metrics[score.metric.partition("@")[0]]) for score in found]
+
+
+def _corrected(score: Score, metric: Metric) -> Score:
+    if score.value is None or score.chance is None:
+        return score
+    corrected = chance_corrected(score.value, score.chance, direction=metric.direction, bounds=metric.range)
+    return replace(score, corrected=_finite(corrected))
 
 
 def _classification(
@@ -94,6 +117,28 @@ class _Pairs:
         intervals = mean_intervals(table, self.split.patients, bounds=bounds, **options)
         means = [_mean(table[:, column]) for column in range(len(self.present))]
         levels = [_mean(chance[self.targets == target]) for target in self.present]
+        yield from self._rows(classifier, explainer, metric, means, levels, intervals, np.isnan(values))
+
+    def pooled(
+        self, classifier: str, explainer: str, result: PooledColumn, defined: npt.NDArray[np.bool_]
+    ) -> Iterator[Score]:
+        """Yield a pooled metric's score for each class that has regions, then the mean over those classes."""
+        if not self.present:
+            return
+        rows = self._rows(classifier, explainer, result.name, result.values, result.chance, result.intervals, ~defined)
+        chosen = [*(result.thresholds or [[] for _ in self.present]), []]
+        yield from (replace(row, thresholds=tuple(at)) for row, at in zip(rows, chosen, strict=True))
+
+    def _rows(
+        self,
+        classifier: str,
+        explainer: str,
+        metric: str,
+        means: Sequence[float],
+        levels: Sequence[float],
+        intervals: Intervals,
+        missing: npt.NDArray[np.bool_],
+    ) -> Iterator[Score]:
         groups: list[npt.NDArray[np.bool_]] = [self.targets == target for target in self.present]
         groups.append(np.ones(len(self.targets), dtype=bool))
         names = [self.split.classes[target] for target in self.present]
@@ -101,7 +146,7 @@ class _Pairs:
             _with_macro(names, means, intervals), [*levels, _mean(np.array(levels))], groups, strict=True
         ):
             patients = len({self.split.patients[image] for image in self.images[rows]})
-            undefined, constant = int(np.isnan(values[rows]).sum()), int(self.constant[rows].sum())
+            undefined, constant = int(missing[rows].sum()), int(self.constant[rows].sum())
             yield _score(
                 classifier,
                 explainer,

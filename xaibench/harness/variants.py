@@ -33,6 +33,7 @@ class Settings:
         limit_epochs: train no more epochs than that.
         limit_images: at most so many training images of a class, and as many No Finding test images.
         input_size: side of the images in pixels.
+        precision: of training, as a recipe names it; None for the recipes'.
         offline: replace pretrained weights that need a network; see `OFFLINE`.
         dataset_options: further options of the dataset.
     """
@@ -42,6 +43,7 @@ class Settings:
     limit_epochs: int | None = None
     limit_images: int | None = None
     input_size: int | None = None
+    precision: str | None = None
     offline: bool = False
     dataset_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -75,6 +77,8 @@ def subset_benchmark(base: Benchmark, settings: Settings, subset: int) -> Benchm
         recipe = dict(spec["recipe"])
         if settings.limit_epochs is not None:
             recipe["epochs"] = min(recipe["epochs"], settings.limit_epochs)
+        if settings.precision is not None:
+            recipe["precision"] = settings.precision
         classifier_options = dict(spec["options"])
         if settings.offline and needs_network(classifier_options):
             classifier_options |= OFFLINE[name][0]

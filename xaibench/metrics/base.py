@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,29 @@ Category = Literal[
 ]
 ASKS_NETWORK: tuple[Category, ...] = ("faithfulness", "robustness", "randomization", "axioms")
 """Categories whose metrics take an `xaibench.metrics.explained.Explained` in place of maps and masks."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How a metric of a whole dataset is made of statistics (B, C) of its pairs, which `Metric.compute` then returns.
+
+    The statistics are averaged over the pairs of a class where they are defined; ``scores(means, **parameters)`` makes
+    of (r, C) float64 means (r, J, T): J criteria at T thresholds of the map. The metric is the mean over the criteria
+    at one threshold each: the best one (an oracle), or the one that is best on validation (tuned).
+
+    Attributes:
+        columns: ``columns(**parameters)`` is C.
+        scores: as said; in numpy, one row a resample.
+        thresholds: the parameter whose T values they are; None where there is none to choose (J = T = 1).
+    """
+
+    columns: Callable[..., int]
+    scores: Callable[..., Any]
+    thresholds: str | None = None
+
+    def names(self, metric: str) -> list[str]:
+        """Return the names of its results, such as ``iou_best@tuned`` and ``iou_best@oracle``."""
+        return [metric] if self.thresholds is None else [f"{metric}@{how}" for how in ("tuned", "oracle")]
 
 
 @dataclass(frozen=True)
@@ -42,7 +66,14 @@ class Metric:
     """For a metric that returns (B, T): the parameter whose T values are its abscissa."""
     headline: bool = True
     """Shown in the short table (a curve: at the value `headline_at`)."""
-    headline_at: float | None = None
+    headline_at: float | str | None = None
+    pool: Pool | None = None
+    """For a metric of a whole dataset: `compute` and `chance` return the statistics (B, C) that it is made of."""
+
+    @property
+    def formula(self) -> str:
+        """What is computed, in a sentence: the first paragraph of the documentation."""
+        return " ".join(inspect.cleandoc(self.__doc__ or "").partition("\n\n")[0].split())
 
     def __call__(self, *args: Any, **parameters: Any) -> Any:
         return self.compute(*args, **{**self.parameters, **parameters})
@@ -60,6 +91,7 @@ def metric(
     curve: str | None = None,
     headline: bool = True,
     headline_at: float | None = None,
+    pool: Pool | None = None,
     **parameters: Any,
 ) -> Callable[[Callable[..., Any]], Metric]:
     """Declare the decorated function as a metric; keyword arguments left over are its default parameters."""
@@ -78,6 +110,7 @@ def metric(
             curve=curve,
             headline=headline,
             headline_at=headline_at,
+            pool=pool,
         )
         object.__setattr__(made, "__doc__", compute.__doc__)
         return made

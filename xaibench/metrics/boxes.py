@@ -72,10 +72,15 @@ def _chance(score: Score, masks: Tensor, levels: Sequence[int], *, largest: bool
     return _ops.nan_where(_ops.area(masks).isnan(), levels_of)
 
 
+def noise_maps(height: int, width: int, levels: int) -> int:
+    """Return how many maps of noise, before they are mirrored, a chance level at that many grey levels rests on."""
+    return min(500, max(4, NOISE_PIXELS // (height * width * levels)))
+
+
 @lru_cache(maxsize=16)
 def _noise(height: int, width: int, levels: tuple[int, ...], largest: bool) -> Boxes:
     """Return the boxes, or those of the largest components only, of maps of uniform noise and their mirror images."""
-    number = min(500, max(4, NOISE_PIXELS // (height * width * len(levels))))
+    number = noise_maps(height, width, len(levels))
     maps = torch.rand(number, height, width, generator=torch.Generator().manual_seed(0))
     boxes = _detect(maps, levels)
     if largest:

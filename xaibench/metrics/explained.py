@@ -61,13 +61,26 @@ class Explained:
             output: "probability" (softmax or sigmoid), "logit", or "margin" (the logit less the log-sum-exp of the
                 others; multi-label: the logit).
         """
-        targets = self.targets[rows]
+        return class_score(self.logits(images), self.targets[rows], self.task, output)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the logits of changed images, (N, K) float64; no gradient."""
         with torch.no_grad():
             logits = [
                 self.classifier(part.contiguous(memory_format=torch.channels_last)).double()
                 for part in torch.split(images, CHUNK)
             ]
-        return class_score(torch.cat(logits), targets, self.task, output)
+        return torch.cat(logits)
+
+    def scores_of(self, make: Callable[[Tensor], Tensor], rows: Tensor, output: Output = "probability") -> Tensor:
+        """Return `scores` of images that need not be in memory at once, (N,) float64.
+
+        Args:
+            make: called with places in `rows`, (n,) int64; returns their images, (n, 3, H, W).
+            rows, output: see `scores`.
+        """
+        places = torch.arange(len(rows), device=rows.device)
+        return torch.cat([self.scores(make(part), rows[part], output) for part in torch.split(places, CHUNK)])
 
     def own_scores(self, output: Output = "probability") -> Tensor:
         """Return the score of the explained class of the unchanged images, (P,) float64: no forward pass."""

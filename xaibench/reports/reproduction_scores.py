@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from xaibench import registry
-from xaibench.harness.normal_maps import NORMAL
+from xaibench.harness.normal_maps import IMAGE, LUNGS, NORMAL, MapArea
 from xaibench.harness.reproduce import Reproduction
 from xaibench.harness.run import MACRO, Run, Score
 from xaibench.harness.variants import CLASSIFIERS
@@ -51,9 +51,14 @@ def auc_section(found: Reproduction, published: Published) -> Section:
         "subsets",
     ]
     best = ", ".join(f"{name}: subset {subset}" for name, subset in found.best.items())
+    other: list[Block] = []
+    if set(found.base.classes) != set(published.roc_auc.classifiers["gcm"]) or found.base.task != "multiclass":
+        known = ", ".join(published.roc_auc.classifiers["gcm"])
+        other.append(Text(f"Published for another task, one of {known} for each image: no like for like."))
     return Section(
         title,
         [
+            *other,
             Table(headers, rows, f"Mean of the subsets; {_level(found)} bootstrap intervals by patient"),
             Text(
                 "The interval covers the draw of the test's patients; the spread of the subsets shows the training's."
@@ -252,25 +257,34 @@ def normal_section(found: Reproduction, published: Published) -> Section:
     """Figure 9 in numbers."""
     title = "No Finding: how much the maps cover (figure 9)"
     blocks: list[Block] = [Text(f"Published: {published.visual_hits.no_finding} ({published.visual_hits.place}).")]
-    rows, caption = [], ""
-    for name, areas in found.areas.items():
-        for explainer in dict.fromkeys(area.explainer for area in areas):
-            own = {area.threshold: area for area in areas if area.explainer == explainer}
-            shown = [own.get(threshold) for threshold in SHOWN_THRESHOLDS]
-            cells = ["-" if a is None or a.value is None else ranged(a.value, a.low, a.high) for a in shown]
-            rows.append([f"{explainer} ({name})", *cells])
-            first = next(iter(own.values()))
-            caption = "Mean share of the image above a share of the map's maximum; "
-            caption += f"{first.n} images, {first.patients} patients"
-    if rows:
-        levels = {area.threshold: area.chance for area in next(iter(found.areas.values()))}
-        rows.append(["chance", *(f"{levels[t]:.3f}" if t in levels else "-" for t in SHOWN_THRESHOLDS)])
-        blocks.append(Table(["map", *(f"above {t:g}" for t in SHOWN_THRESHOLDS)], rows, caption))
-    if "areas" in found.missing or not rows:
+    areas = [(classifier, area) for classifier, measured in found.areas.items() for area in measured]
+    for part, what in ((IMAGE, "Map area"), (LUNGS, "Spread over the lungs")):
+        own = [(classifier, area) for classifier, area in areas if area.part == part]
+        if own:
+            blocks.append(_area_table(own, part))
         reason = found.missing.get("areas") or found.missing.get("runs") or "no normal image is in the test split"
-        blocks.append(Missing(reason, "Map area"))
-    blocks.append(Missing("the data have no lung masks", "Spread over the lungs"))
+        if not own and areas:
+            reason = "the data have no lung masks"
+        if not own or "areas" in found.missing:
+            blocks.append(Missing(reason, what))
     return Section(title, blocks)
+
+
+def _area_table(areas: Sequence[tuple[str, MapArea]], part: str) -> Table:
+    rows: dict[str, dict[float, MapArea]] = {}
+    for classifier, area in areas:
+        rows.setdefault(f"{area.explainer} ({classifier})", {})[area.threshold] = area
+    cells = [[label, *(_area_cell(own.get(t)) for t in SHOWN_THRESHOLDS)] for label, own in rows.items()]
+    first = next(iter(rows.values()))
+    cells.append(["chance", *(f"{first[t].chance:.3f}" if t in first else "-" for t in SHOWN_THRESHOLDS)])
+    counted = areas[0][1]
+    caption = f"Mean share of the {part} above a share of the map's maximum; "
+    caption += f"{counted.n} images, {counted.patients} patients"
+    return Table(["map", *(f"above {threshold:g}" for threshold in SHOWN_THRESHOLDS)], cells, caption)
+
+
+def _area_cell(area: MapArea | None) -> str:
+    return "-" if area is None or area.value is None else ranged(area.value, area.low, area.high)
 
 
 def ranged(value: float, low: float, high: float) -> str:

@@ -6,6 +6,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def run_tables(
     """
     parts: list[RenderableType] = [_header(run, width, glyphs, panel)]
     declared = [spec.name for spec in run.benchmark.metrics]
-    known = [metrics[name] for name in declared if name in metrics and metrics[name].headline]
+    known = [m for name in declared if name in metrics and metrics[name].headline for m in _shown(metrics[name])]
     parts += _classification(run, [m for m in known if m.category == "classification"], width, glyphs)
     marked = False
     undefined = False
@@ -302,7 +303,17 @@ def _span(numbers: Sequence[int], word: str) -> str:
 
 def _key(metric: Metric) -> str:
     """Return the name that a headline score has in a run: a curve has its abscissa behind it."""
-    return metric.name if metric.headline_at is None else f"{metric.name}@{metric.headline_at:.2f}"
+    if metric.headline_at is None:
+        return metric.name
+    at = metric.headline_at
+    return f"{metric.name}@{at}" if isinstance(at, str) else f"{metric.name}@{at:.2f}"
+
+
+def _shown(metric: Metric) -> list[Metric]:
+    """Return a metric for each of its columns: two, tuned and oracle, where it chooses a threshold of the map."""
+    if metric.pool is None or metric.pool.thresholds is None:
+        return [metric]
+    return [replace(metric, headline_at=name.partition("@")[2]) for name in metric.pool.names(metric.name)]
 
 
 def _title(run: Run, metric: Metric) -> str:
@@ -313,7 +324,8 @@ def _title(run: Run, metric: Metric) -> str:
     if changed:
         title = f"{title.partition(' (')[0]} ({', '.join(f'{k} {v}' for k, v in changed.items())})"
     if metric.headline_at is not None:
-        title += f" (at {metric.headline_at:g})"
+        at = metric.headline_at
+        title += f" ({at})" if isinstance(at, str) else f" (at {at:g})"
     return title + (" (lower is better)" if metric.direction == "lower" else "")
 
 

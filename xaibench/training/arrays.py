@@ -41,6 +41,17 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Send another process the files' names, not gigabytes of their content."""
+        return {
+            name: Path(array.filename) if isinstance(array, np.memmap) and array.filename else array
+            for name, array in vars(self).items()
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, np.load(value, mmap_mode="r") if isinstance(value, Path) else value)
+
     def batch(self, rows: Sequence[int], views: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor]:
         """Return views of images (B, 3, H, W) in [0, 1], features (B, c, h, w) or None, and labels (B, K)."""
         pictures = [self.images[view // 2, row] for row, view in zip(rows, views, strict=True)]

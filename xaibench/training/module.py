@@ -25,19 +25,31 @@ Row = tuple[int, int]
 
 
 class EpochSampler(Sampler[Row]):
-    """Draw (row, view) pairs; the order is a function of seed and epoch alone, so a resume repeats it."""
+    """Draw (row, view) pairs; the order is a function of seed and epoch alone, so a resume repeats it.
 
-    def __init__(self, labels: npt.NDArray[np.float32], recipe: Recipe) -> None:
+    On several devices a batch of the recipe is divided among them, so that they take the steps that one would take.
+    """
+
+    def __init__(self, labels: npt.NDArray[np.float32], recipe: Recipe, *, rank: int = 0, devices: int = 1) -> None:
         self.labels, self.recipe, self.epoch = labels, recipe, 0
+        self.rank, self.devices = rank, devices
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before every epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.labels) // self.devices
 
     def __iter__(self) -> Iterator[Row]:
+        drawn = self._draw()
+        whole, share = self.recipe.batch_size, self.recipe.batch_size // self.devices
+        for start in range(0, len(drawn), whole):
+            batch = drawn[start : start + whole]
+            own = min(share, len(batch) // self.devices)  # the last batch: as many on each
+            yield from batch[self.rank * own : (self.rank + 1) * own]
+
+    def _draw(self) -> list[Row]:
         random = np.random.default_rng((self.recipe.seed, self.epoch))
         count = len(self.labels)
         if self.recipe.sampling == "balanced":
@@ -47,7 +59,7 @@ class EpochSampler(Sampler[Row]):
         views = (random.random(count) < 0.5).astype(int) if self.recipe.flip else np.zeros(count, dtype=int)
         if self.recipe.augment:
             views += 2 * random.integers(0, self.recipe.augment + 1, count)
-        return iter(zip(rows.tolist(), views.tolist(), strict=True))
+        return list(zip(rows.tolist(), views.tolist(), strict=True))
 
 
 def balanced_weights(labels: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -69,6 +81,18 @@ def mean_auc(scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.float
     return float(np.mean(known)) if known else math.nan
 
 
+def spread(maps: Tensor) -> Tensor:
+    """Return the mean over maps (B, K, H, W) of L1 norm / (L2 norm sqrt(H W)): 1 where even, 1/sqrt(H W) in one pixel.
+
+    >>> round(float(spread(torch.eye(4)[None, None])), 3), float(spread(torch.ones(1, 2, 3, 3)))
+    (0.5, 1.0)
+    """
+    flat = maps.float().flatten(2)
+    norms = torch.linalg.vector_norm(flat, dim=-1)
+    ratio: Tensor = flat.abs().sum(-1) / (norms * math.sqrt(flat.shape[-1])).clamp(min=1e-12)
+    return ratio.mean()
+
+
 class Training(L.LightningModule):
     """Trains what `Classifier.trained_state` holds; keeps the best epoch's weights by the recipe's selection."""
 
@@ -87,22 +111,21 @@ class Training(L.LightningModule):
         self.classifier.train()
 
     def train_dataloader(self) -> DataLoader[Any]:
-        sampler = EpochSampler(self.train_arrays.labels, self.recipe)
+        rank, devices = self.trainer.global_rank, self.trainer.world_size
+        sampler = EpochSampler(self.train_arrays.labels, self.recipe, rank=rank, devices=devices)
         # A last batch of one image has no batch statistics: it goes without.
-        last = len(sampler) % self.recipe.batch_size == 1
-        return self._loader(self.train_arrays, sampler, drop_last=last)
+        last = len(sampler) % (self.recipe.batch_size // devices) == 1
+        return self._loader(self.train_arrays, sampler, self.recipe.batch_size // devices, drop_last=last)
 
     def val_dataloader(self) -> DataLoader[Any]:
         rows = [(row, 0) for row in range(len(self.held_out))]
-        return self._loader(self.held_out, rows)
+        return self._loader(self.held_out, rows, self.recipe.batch_size)  # whole on every device: no gathering
 
-    def _loader(self, arrays: Arrays, sampler: Any, *, drop_last: bool = False) -> DataLoader[Any]:
+    def _loader(self, arrays: Arrays, sampler: Any, size: int, *, drop_last: bool = False) -> DataLoader[Any]:
         def collate(rows: list[Row]) -> tuple[Tensor, Tensor | None, Tensor]:
             return arrays.batch([row for row, _ in rows], [view for _, view in rows])
 
-        return DataLoader(
-            _Rows(), batch_size=self.recipe.batch_size, sampler=sampler, collate_fn=collate, drop_last=drop_last
-        )
+        return DataLoader(_Rows(), batch_size=size, sampler=sampler, collate_fn=collate, drop_last=drop_last)
 
     def outputs(self, images: Tensor, features: Tensor | None) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return logits (B, K) and the classifier's own maps, from features where the body is frozen."""
@@ -119,7 +142,13 @@ class Training(L.LightningModule):
         else:
             loss = F.cross_entropy(logits, labels.argmax(dim=1))
         self._losses.append(loss.detach())
-        return loss + self.recipe.sparsity * maps["ccm"].abs().mean() if self.recipe.sparsity else loss
+        if self.current_epoch < self.recipe.sparsity_warmup:
+            return loss
+        if self.recipe.sparsity:
+            loss = loss + self.recipe.sparsity * maps["ccm"].abs().mean()
+        if self.recipe.concentration:
+            loss = loss + self.recipe.concentration * spread(maps["ccm"])
+        return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None, Tensor], index: int) -> None:
         images, features, _ = batch
@@ -131,7 +160,9 @@ class Training(L.LightningModule):
         Raises:
             XaibenchError: the loss is no longer finite.
         """
-        loss = float(torch.stack(self._losses).mean()) if self._losses else math.nan
+        loss = math.nan
+        if self._losses:
+            loss = float(self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean"))
         self._losses = []
         if not math.isfinite(loss):
             raise XaibenchError(

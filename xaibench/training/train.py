@@ -5,18 +5,21 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import signal
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from xaibench.benchmark import Recipe
 from xaibench.classifiers.base import Classifier
@@ -30,15 +33,28 @@ from xaibench.training.module import Training
 
 
 def train(
-    classifier: Classifier, splits: Splits, recipe: Recipe, making: Making, path: Path, progress: Progress | None = None
+    classifier: Classifier,
+    splits: Splits,
+    recipe: Recipe,
+    making: Making,
+    path: Path,
+    progress: Progress | None = None,
+    *,
+    devices: int = 1,
 ) -> Checkpoint:
     """Train, keep the selected epoch's weights at `path`, load them into the classifier and return the checkpoint.
 
     Every epoch leaves its state in the cache; called again after any interruption, training goes on with the next epoch
     and ends with the weights of an undisturbed one.
 
+    Args:
+        devices: how many GPUs (or processes on the CPU) share the work, where the classifier's device is the first.
+            Each takes its part of every batch, so the steps are those of one device; batch norm normalises by the
+            whole batch on GPUs, by each process's part on the CPU.
+
     Raises:
-        UsageError: the recipe asks for sparse contribution maps of a classifier that has none.
+        UsageError: the recipe asks for sparse contribution maps of a classifier that has none, or for batches that so
+            many devices can't share.
         XaibenchError: the training split lacks a class, no held-out image can select an epoch, or the loss is no longer
             finite.
     """
@@ -50,9 +66,15 @@ def train(
         raise XaibenchError(f"no training image of class {missing[0]!r}: check the data, with xaibench data check")
     started = time.monotonic()
     work = cache_dir() / "training" / making.hash[:16]
-    if recipe.sparsity and "ccm" not in classifier.own_maps:
+    for name in ("sparsity", "concentration"):
+        if getattr(recipe, name) and "ccm" not in classifier.own_maps:
+            raise UsageError(
+                f"recipe {name} = {getattr(recipe, name):g} needs class contribution maps, which only gcm has: "
+                "leave it 0"
+            )
+    if devices < 1 or recipe.batch_size % devices or recipe.batch_size // devices < 2:
         raise UsageError(
-            f"recipe sparsity = {recipe.sparsity:g} needs class contribution maps, which only gcm has: leave it 0"
+            f"--devices {devices}: batches of {recipe.batch_size} can't be shared evenly, with two images or more each"
         )
     selects = splits.test if recipe.selection == "paper" else splits.val
     if recipe.selection != "last" and not _can_select(selects.labels):
@@ -80,32 +102,48 @@ def train(
                 advance=progress.advance,
             )
         )
-    module = _fit(classifier, arrays[0], arrays[1], recipe, making.task, work, progress)
-    classifier.load_trained_state(module.best_state)
+    device = classifier.device
+    history, best = _fit(classifier, arrays[0], arrays[1], recipe, making.task, work, progress, devices)
+    classifier.to(device).load_trained_state(best)
     classifier.eval()
     checkpoint = Checkpoint(
-        path, making, module.history, classifier.weights.sha256, _versions(), round(time.monotonic() - started, 1)
+        path, making, history, classifier.weights.sha256, _versions(), round(time.monotonic() - started, 1)
     )
-    save_checkpoint(checkpoint, module.best_state)
-    del arrays, module
+    save_checkpoint(checkpoint, best)
+    del arrays
     remove_arrays(work)
     return checkpoint
 
 
 def _fit(
-    classifier: Classifier, train: Arrays, held_out: Arrays, recipe: Recipe, task: str, work: Path, progress: Progress
-) -> Training:
+    classifier: Classifier,
+    train: Arrays,
+    held_out: Arrays,
+    recipe: Recipe,
+    task: str,
+    work: Path,
+    progress: Progress,
+    devices: int,
+) -> tuple[list[dict[str, float | None]], dict[str, Tensor]]:
+    """Return the history and the selected epoch's weights."""
     module = Training(classifier, recipe, task, train, held_out)
     last = work / "last.ckpt"
     if last.is_file():
         progress.say("going on with a training that was interrupted")
+    device = classifier.device
+    one = devices == 1
+    if not one and device.type != "cpu":
+        classifier.cpu()  # what is sent to the processes
     with _quiet():
         L.seed_everything(recipe.seed, verbose=False)
         trainer = L.Trainer(
             max_epochs=recipe.epochs,
             precision=recipe.precision,
-            accelerator="auto",
-            devices=1,
+            accelerator={"cuda": "gpu"}.get(device.type, device.type),
+            devices=[device.index] if one and device.index is not None else devices,
+            strategy="auto" if one else "ddp_spawn",
+            use_distributed_sampler=False,  # EpochSampler shares the batches out
+            sync_batchnorm=not one and device.type == "cuda",
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -116,7 +154,10 @@ def _fit(
         )
         with _interruptible():
             trainer.fit(module, ckpt_path=last if last.is_file() else None, weights_only=True)
-    return module
+    if one:
+        return module.history, module.best_state
+    kept = torch.load(last, map_location="cpu", weights_only=True)  # other processes trained: they left it there
+    return list(kept["history"]), dict(kept["best_state"])
 
 
 class _EpochEnd(Callback):
@@ -128,6 +169,15 @@ class _EpochEnd(Callback):
     def __init__(self, path: Path, progress: Progress) -> None:
         self.path, self.progress = path, progress
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "progress": Progress(say=_print)}  # a terminal's bars stay in their process
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        for name in ("lightning.pytorch", "lightning.fabric"):  # as `_quiet`, in a process of its own
+            logging.getLogger(name).setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self.progress.stage("training", trainer.max_epochs or 0)
         if trainer.current_epoch:
@@ -136,11 +186,20 @@ class _EpochEnd(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, Training)
         module.close_epoch()
-        self.progress.epoch(module.history[-1])
-        self.progress.advance(1)
+        entry = module.history[-1]
+        if trainer.is_global_zero:
+            self.progress.epoch(entry)
+            self.progress.advance(1)
+        if trainer.world_size > 1 and trainer.is_global_zero:
+            self.progress.say(f"epoch {entry['epoch']} of {trainer.max_epochs}: loss {entry['loss']:.4f}")
         part = self.path.with_suffix(".part")
-        trainer.save_checkpoint(part)
-        part.replace(self.path)
+        trainer.save_checkpoint(part)  # every device takes part, the first one writes
+        if trainer.is_global_zero:
+            part.replace(self.path)
+
+
+def _print(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _can_select(labels: npt.NDArray[np.float32]) -> bool:

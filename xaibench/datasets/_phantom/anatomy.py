@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from xaibench.datasets._phantom.grid import DETAIL, XS, YS, Array, cloud, smoothstep, stamp
+from xaibench.datasets._phantom.grid import DETAIL, XS, YS, Array, cloud, smoothstep, stamp, table_index
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +73,15 @@ class Patient:
     def half_width(self) -> float:
         """Return half the largest inner width of the chest."""
         return float(self.lateral.max(axis=1).mean())
+
+    def lungs(self, x: Array, y: Array) -> npt.NDArray[np.bool_]:
+        """Return which points lie in the lung fields: within the chest's wall, beside the heart, above the diaphragm.
+
+        What fills the pleural space belongs to them: the field of a lung that has collapsed is as large as before.
+        """
+        row, side, distance = table_index(y, float(YS[0])), (x > 0).astype(np.int32), np.abs(x)
+        beside = (distance > self.medial[side, row]) & (distance < self.lateral[side, row])
+        return np.asarray(beside & (y < self.floor[table_index(x, float(XS[0]))]), dtype=np.bool_)
 
 
 def _heart(rng: np.random.Generator, half: float, dome: float, ratio: float | None) -> tuple[Heart, float]:

@@ -1,0 +1,105 @@
+"""Write docs/metrics.md: what each metric is, and how far it lies from other implementations on the same maps.
+
+    python docs/make_metric_table.py
+
+The metrics come from the registry, the implementations from tests/metrics/references.py: an entry added there appears
+here. Maps: smooth random ones, and GCM (CCM) and Grad-CAM maps of the shipped checkpoint on drawn radiographs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.metrics.references import REFERENCES, WITHOUT_REFERENCE, map_cases, phantom_cases  # noqa: E402
+from xaibench import registry  # noqa: E402
+from xaibench.metrics import Metric  # noqa: E402
+from xaibench.reports.page import Page, Section, Table, Text, to_markdown  # noqa: E402
+
+PACKAGES = ("quantus", "scikit-learn", "torchmetrics", "captum", "scikit-image", "scipy")
+
+
+def declared() -> Iterator[Metric]:
+    """Yield every built-in metric, by category and name."""
+    entries = [entry for name in registry.list_metrics() if (entry := registry.get("metrics", name)).is_builtin]
+    yield from sorted((entry.load() for entry in entries), key=lambda metric: (metric.category, metric.name))
+
+
+def definition(metric: Metric) -> list[str]:
+    """Return one row of the first table."""
+    chance = metric.chance
+    level = "-" if chance is None else f"{chance:g}" if isinstance(chance, int | float) else first_line(chance.__doc__)
+    low, high = (f"{end:g}" for end in metric.range)
+    return [
+        metric.name,
+        first_line(metric.__doc__),
+        metric.direction,
+        f"{low} to {high}",
+        level.partition(": ")[2].strip() or level,
+        metric.reference,
+    ]
+
+
+def first_line(doc: str | None) -> str:
+    return (doc or "").strip().splitlines()[0] if doc else ""
+
+
+def agreement() -> Iterator[list[str]]:
+    """Yield one row for each implementation and kind of maps."""
+    for reference in REFERENCES:
+        own = reference.cases()
+        for name, case in {**own, **(phantom_cases() if reference.cases is map_cases else {})}.items():
+            ours, theirs = reference.pair(case)
+            difference = float(np.nanmax(np.abs(ours - theirs)))
+            means = [f"{np.nanmean(values):.6g}" for values in (ours, theirs)]
+            yield [reference.metric, reference.source, name, *means, f"{difference:.1e}", reference.remark]
+
+
+def installed() -> str:
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def main() -> None:
+    """Write the page."""
+    what = ["metric", "definition", "better", "range", "chance", "reference"]
+    against = ["metric", "implementation", "maps", "our mean", "their mean", "largest difference", "remark"]
+    page = Page(
+        "Metrics",
+        [
+            Section(
+                "Definitions",
+                [
+                    Text("From the metrics' own declarations; xaibench show NAME tells more of each."),
+                    Table(what, [definition(metric) for metric in declared()]),
+                ],
+            ),
+            Section(
+                "Agreement with other implementations",
+                [
+                    Text(f"Both sides score the same maps, image by image. {installed()}."),
+                    Table(against, list(agreement())),
+                ],
+            ),
+            Section(
+                "Without an implementation to compare with", [Table(["metric", "why"], list(WITHOUT_REFERENCE.items()))]
+            ),
+        ],
+    )
+    (ROOT / "docs" / "metrics.md").write_text(to_markdown(page), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The doctor by name: from the command line, and as the fast part of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import tiny_benchmark
+from xaibench.cli.app import main
+from xaibench.harness.evaluate import evaluate
+from xaibench.harness.examine import examine
+
+BLIND = """
+from xaibench.explainers.base import Explainer, upsample
+
+class Blind(Explainer):
+    '''Sees no class.'''
+
+    def explain(self, classifier, prediction, targets):
+        return upsample(prediction.features.norm(dim=1), prediction.frame)
+"""
+EXAMINE = ["doctor", "densenet121", "-o", "resize=64", "--device", "cpu"]
+
+
+@pytest.fixture
+def blind(install: Callable[..., Path]) -> None:
+    install("blind-pkg", {"xaibench.explainers": "blind = blind_mod:Blind"}, blind_mod=BLIND)
+    install("sad-pkg", {"xaibench.explainers": "sad = sad_mod:Sad"}, sad_mod="raise RuntimeError('boom')")
+
+
+def test_a_healthy_pair_exits_with_0(blind: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*EXAMINE, "-e", "cam", "-e", "gradcam"]) == 0
+    said = capsys.readouterr().out
+    assert "No errors" in said
+    assert "the target layer is the output of model.features.norm5.act" in said
+    assert "no checkpoint of the recipe" in said
+
+
+def test_an_error_exits_with_1_and_json_is_for_programs(blind: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*EXAMINE, "-e", "blind", "-e", "sad", "-e", "cwm", "--json"]) == 1
+    table = json.loads(capsys.readouterr().out)
+    errors = {row["subject"]: row for row in table["findings"] if row["severity"] == "error"}
+    assert table["errors"] == len(errors) == 3
+    assert "same for all of 4 classes" in errors["explainer blind"]["what"]
+    assert errors["explainer blind"]["remedy"]
+    assert "sad-pkg 1.0" in errors["explainer sad"]["what"]
+    assert "use gradcam" in errors["explainer cwm"]["what"]
+
+
+def test_wrong_names_are_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "gcm", "-e", "cvm"]) == 2
+    assert "Did you mean 'cwm'" in capsys.readouterr().err
+
+
+def test_a_run_starts_with_the_fast_part(blind: None) -> None:
+    run = evaluate("gcm", ["blind", "cwm"], tiny_benchmark(), device="cpu")
+    said = [note for note in run.notes if note.startswith("doctor:")]
+    assert len(said) == 1
+    assert "explainer blind: the map is the same for all of 2 classes" in said[0]
+
+
+def test_it_takes_a_benchmark_and_weights() -> None:
+    found = examine("gcm", ["cwm", "ccm"], tiny_benchmark(), device="cpu")
+    assert {finding.severity for finding in found} == {"note"}

@@ -1,0 +1,188 @@
+"""Metrics of a whole dataset through the harness: the choice of a threshold, its interval, and what is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from tests.tiny import tiny_benchmark
+from xaibench import registry
+from xaibench.classifiers.base import Classifier
+from xaibench.datasets.base import Split, Splits
+from xaibench.explainers.base import Explainer
+from xaibench.harness.evaluate import evaluate
+from xaibench.harness.pooling import Pooling, tuned_choices
+from xaibench.harness.run import Run
+from xaibench.harness.stream import MapMetric, Records
+from xaibench.metrics.pooled import iou_best, pxap
+from xaibench.reports.tables import print_run
+from xaibench.statistics import Resampling
+from xaibench.types import Prediction, Region, Sample
+
+METRIC = MapMetric(iou_best, {"thresholds": (0.1, 0.5, 0.9)})
+OPTIONS: dict[str, Any] = {"resampling": Resampling([f"p{n}" for n in range(6)], resamples=500, seed=0)}
+
+
+def records(statistics: list[list[float]], targets: list[int] | None = None, metric: MapMetric = METRIC) -> Records:
+    values = np.array(statistics, dtype=np.float64)
+    number = len(values)
+    return Records(
+        logits=np.zeros((number, 2)),
+        pair_images=np.arange(number),
+        pair_targets=np.array(targets or [0] * number),
+        columns=metric.names(),
+        values={"cam": values},
+        chance=np.full(values.shape, 0.1),
+        constant={"cam": np.zeros(number, dtype=bool)},
+    )
+
+
+TEST = records([[0.2, 0.8, 0.1], [0.2, 0.6, 0.1], [0.4, 0.4, 0.1], [0.4, 0.2, 0.1], [0.3, 0.5, 0.1], [0.3, 0.5, 0.1]])
+VALIDATION = records([[0.9, 0.1, 0.0], [0.5, 0.3, 0.0]])
+
+
+def test_oracle_is_the_best_on_test_and_tuned_the_best_on_validation() -> None:
+    choices = tuned_choices([METRIC], VALIDATION)["cam"]["iou_best"]
+    tuned, oracle = Pooling(METRIC, TEST, "cam").columns(choices, **OPTIONS)
+    assert (tuned.name, oracle.name) == ("iou_best@tuned", "iou_best@oracle")
+    assert tuned.values == pytest.approx([0.3])
+    assert oracle.values == pytest.approx([0.5])
+    assert (tuned.thresholds, oracle.thresholds) == ([[0.1]], [[0.5]])
+    assert tuned.chance == oracle.chance == pytest.approx([0.1])
+
+
+def test_without_validation_only_the_oracle_is_there() -> None:
+    assert tuned_choices([METRIC], None) == {}
+    assert [column.name for column in Pooling(METRIC, TEST, "cam").columns(None, **OPTIONS)] == ["iou_best@oracle"]
+
+
+def test_the_oracle_chooses_anew_in_every_resample() -> None:
+    # Two thresholds, each right for one half of the patients: a resample with more of one half takes its threshold.
+    both = records([[1.0, 0.0, 0.0]] * 3 + [[0.0, 1.0, 0.0]] * 3)
+    (oracle,) = Pooling(METRIC, both, "cam").columns(None, **OPTIONS)
+    assert oracle.values == [0.5]
+    assert oracle.intervals.columns[0].low >= 0.5  # the better of the two is never below a half
+    choices = {0: np.array([0])}
+    tuned = next(Pooling(METRIC, both, "cam").columns(choices, **OPTIONS))
+    assert tuned.intervals.columns[0].low < 0.5  # a threshold that stays is
+
+
+def test_classes_choose_for_themselves_and_undefined_pairs_are_left_out() -> None:
+    nan = float("nan")
+    found = records(
+        [[1.0, 0.0, 0.0], [nan] * 3, [0.0, 0.0, 0.4], [0.0, 0.0, 0.2], [nan] * 3, [nan] * 3], [0, 0, 1, 1, 2, 2]
+    )
+    (oracle,) = Pooling(METRIC, found, "cam").columns(None, **OPTIONS)
+    assert oracle.values == pytest.approx([1.0, 0.3, nan], nan_ok=True)
+    assert oracle.thresholds == [[0.1], [0.9], []]
+    assert oracle.intervals.columns[2].method == "bounds"
+
+
+def test_of_equal_thresholds_the_middle_is_taken() -> None:
+    assert Pooling(METRIC, records([[0.5, 0.5, 0.5]]), "cam").choose()[0].tolist() == [1]
+
+
+def test_pxap_has_one_result_and_no_threshold() -> None:
+    metric = MapMetric(pxap, {})
+    histogram = np.zeros((2, 2, 256))
+    histogram[:, 1, 255], histogram[:, 0, 0] = 4, 12  # all of the region above all of the rest
+    one = records(histogram.reshape(2, -1).tolist(), metric=metric)
+    drawn = Resampling(["a", "b"], resamples=200, seed=0)
+    (column,) = Pooling(metric, one, "cam").columns(None, resampling=drawn)
+    assert (column.name, column.values, column.thresholds) == ("pxap", [1.0], None)
+
+
+class Answer(Explainer):
+    """Knows the region, in validation too."""
+
+    def prepare(self, splits: Splits) -> None:
+        self.known = {
+            image_id: (split, row) for split in (splits.val, splits.test) for row, image_id in enumerate(split.ids)
+        }
+
+    def explain(self, classifier: Classifier, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+        maps = torch.zeros(len(prediction), 64, 64)
+        for row, (image_id, target) in enumerate(zip(prediction.ids, targets.tolist(), strict=True)):
+            split, index = self.known[image_id]
+            region = split.regions(index).get(target)
+            if region is not None:
+                maps[row] = torch.from_numpy(region.rasterize(prediction.frame)).float()
+        return maps
+
+
+class NoRegions(Split):
+    """A split whose regions are not known."""
+
+    def __init__(self, inner: Split) -> None:
+        self.__dict__.update(inner.__dict__)
+        self.inner = inner
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> Sample:
+        return replace(self.inner[index], regions={})
+
+    def regions(self, index: int) -> Mapping[int, Region]:
+        return {}
+
+
+def phantom_without_validation_regions(**arguments: Any) -> Splits:
+    splits = registry.get("datasets", "phantom").load()(**arguments)
+    return replace(splits, val=NoRegions(splits.val))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    registry.register("explainers", "answer", Answer)
+    registry.register("datasets", "no-val", phantom_without_validation_regions)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XAIBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+    registry.unregister("explainers", "answer")
+    registry.unregister("datasets", "no-val")
+
+
+METRICS = ["roc_auc", "hit_rate", "iou_fixed", "iou_best", "max_box_acc", "max_box_acc_v2", "pxap"]
+
+
+def test_a_run_shows_tuned_beside_oracle(tmp_path: Path) -> None:
+    benchmark = tiny_benchmark(metrics=[{"name": name} for name in METRICS])
+    run = evaluate("gcm", ["answer"], benchmark, out=tmp_path)
+    shown = {score.metric for score in run.scores if score.explainer == "answer"}
+    assert {"iou_best@tuned", "iou_best@oracle", "max_box_acc_v2@tuned", "max_box_acc_v2@oracle", "pxap"} <= shown
+    for metric in shown:
+        (perfect,) = run.select(explainer="answer", metric=metric, class_name="macro")
+        assert perfect.value == pytest.approx(1), metric
+        assert perfect.corrected == pytest.approx(1), metric
+        (noise,) = run.select(explainer="random", metric=metric, class_name="macro")
+        assert noise.chance is not None
+        assert noise.value < 0.7
+        assert noise.low <= noise.value <= noise.high
+    for score in run.select(explainer="random", metric="iou_best@oracle"):
+        (tuned,) = run.select(explainer="random", metric="iou_best@tuned", class_name=score.class_name)
+        assert score.value >= tuned.value
+    assert len(run.select(explainer="random", metric="max_box_acc_v2@oracle")[0].thresholds) == 3
+    assert Run.load(run.directory).scores == run.scores
+    assert set(run.images()["metric"]) == {"hit_rate", "iou_fixed"}  # the statistics are no scores of an image
+    out = StringIO()
+    print_run(run, Console(file=out, width=200))
+    assert all(out.getvalue().count(f"({how})") == 3 for how in ("tuned", "oracle"))
+
+
+def test_without_regions_in_validation_only_the_oracle_is_shown_and_a_note_says_so() -> None:
+    benchmark = tiny_benchmark(metrics=[{"name": name} for name in METRICS])
+    benchmark = benchmark.model_copy(update={"dataset": benchmark.dataset.model_copy(update={"name": "no-val"})})
+    run = evaluate("gcm", ["cwm"], benchmark)
+    shown = {score.metric for score in run.scores if score.explainer == "cwm"}
+    assert "iou_best@oracle" in shown
+    assert not any(name.endswith("@tuned") for name in shown)
+    assert sum("not tuned" in note for note in run.notes) == 1

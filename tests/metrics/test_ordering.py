@@ -1,0 +1,42 @@
+"""On the phantom, with the shipped checkpoint: the true mask beats every explainer, and every explainer beats noise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.metrics.references import phantom_cases
+from xaibench import registry
+from xaibench.metrics import Metric
+
+# lower is better for the map's area, whatever the region: no order by localization
+LOCALIZATION = [
+    metric
+    for name in registry.list_metrics()
+    if (entry := registry.get("metrics", name)).is_builtin
+    and (metric := entry.load()).category == "localization"
+    and name != "map_area"
+]
+
+
+def value(metric: Metric, maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Mean over the images; of a curve, of each column; of a pooled metric, the best over the thresholds."""
+    options = {"thresholds": (0.1, 0.3, 0.5, 0.7)} if metric.pool and metric.pool.thresholds else {}
+    means = metric(maps, masks, **options).reshape(len(maps), -1).nanmean(0)
+    if metric.pool is None:
+        return means
+    scores = metric.pool.scores(means[None].numpy(), **{**metric.parameters, **options})
+    return torch.from_numpy(scores.max(-1).mean(-1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", LOCALIZATION, ids=lambda metric: metric.name)
+def test_mask_above_explainers_above_noise(metric: Metric) -> None:
+    noise = torch.rand(24, 128, 128, generator=torch.Generator().manual_seed(0))
+    sign = 1 if metric.direction == "higher" else -1
+    for maps, masks in phantom_cases().values():
+        best, explainer, worst = (sign * value(metric, m, masks) for m in (masks.double(), maps, noise.double()))
+        assert (best >= explainer).all()
+        if metric.name not in ("t_iobb",):  # a single pixel of noise inside the region is a hit by IoBB
+            assert explainer.mean() > worst.mean()
+        assert best.mean() > worst.mean() or metric.name == "t_iobb"

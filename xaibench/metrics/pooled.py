@@ -1,0 +1,320 @@
+"""Localization metrics of a whole dataset, and the threshold of the map that they choose.
+
+A `Metric` with a `Pool`: ``compute(maps, masks)`` returns statistics (B, C) of each pair, NaN for an empty mask and for
+a constant or non-finite map; the harness averages them by class and makes the score of the means, in every resample of
+the patients anew. Where a threshold is chosen, both choices stand in the result: ``NAME@oracle`` is the best on the
+test images themselves, which has seen the answers, ``NAME@tuned`` the best on validation, where that has regions.
+
+The map is min-max scaled to 8 bits (signed: zero plays no part), and foreground lies strictly above the grey level
+``int(255 threshold)``, as in `xaibench.metrics.boxes`. Chance functions return the statistics of uniform noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xaibench.errors import UsageError
+from xaibench.metrics import _ops
+from xaibench.metrics._boxes import Boxes, FloatArray, component_boxes, overlaps
+from xaibench.metrics.base import Pool, metric
+from xaibench.metrics.boxes import IOU, _detect, _largest_iou, _levels, _noise
+
+CANDIDATES = tuple(round(0.01 * step, 2) for step in range(100))
+"""0, 0.01, ..., 0.99: shares of the map's range, as in wsolevaluation."""
+
+DELTAS = (0.3, 0.5, 0.7)
+"""IoU that a box must reach (Choe et al. 2020, PAMI version)."""
+
+GREY = 256
+
+
+def _histograms(maps: Tensor, masks: Tensor) -> Tensor:
+    """Return (B, 2, 256) float64: how many pixels outside the mask, and in it, have each grey level."""
+    slots = torch.arange(len(maps), device=maps.device)[:, None, None] * 2 + masks
+    flat = (slots * GREY + _ops.grey_levels(maps)).flatten()
+    return torch.bincount(flat, minlength=2 * GREY * len(maps)).reshape(len(maps), 2, GREY).double()
+
+
+def _gathered(step: Callable[[Tensor, Tensor], Tensor], maps: Tensor, masks: Tensor) -> Tensor:
+    _ops.check_maps(maps, masks)
+    pieces = [step(*piece) for piece in _ops.chunks(maps, masks)]
+    return _ops.nan_where(_ops.undefined(maps, masks), torch.cat(pieces))
+
+
+def _ious(maps: Tensor, masks: Tensor, thresholds: Sequence[float]) -> Tensor:
+    """Return (B, T): the IoU of the mask and the foreground above each threshold."""
+    levels = torch.tensor(_levels(thresholds), device=maps.device)
+
+    def step(maps: Tensor, masks: Tensor) -> Tensor:
+        counts = _histograms(maps, masks)
+        above = counts.flip(-1).cumsum(-1).flip(-1)[..., levels + 1]  # strictly above; levels are 254 at most
+        return above[:, 1] / (counts[:, 1].sum(-1, keepdim=True) + above[:, 0])
+
+    return _gathered(step, maps, masks)
+
+
+def _iou_chance(masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES) -> Tensor:
+    """Return (B, T): the IoU expected of uniform noise, to the second order of the binomial count outside the mask.
+
+    A mask of n among N pixels, each foreground with probability q: n q E[1 / (n + Y)], Y binomial (N - n, q). One pixel
+    is the minimum, one the maximum, whatever the noise: q = ((N - 2)(1 - s) + 1) / N, where s is (level + 1) / 255.
+    """
+    pixels, number = masks.shape[-2] * masks.shape[-1], masks.sum((-2, -1)).double()[:, None]
+    share = (torch.tensor(_levels(thresholds), dtype=torch.float64, device=masks.device) + 1) / 255
+    q = (max(0, pixels - 2) * (1 - share) + 1) / pixels
+    outside = (pixels - number) * q
+    union = number + outside
+    expected = number * q * (1 / union + outside * (1 - q) / union**3)
+    return _ops.nan_where(number[:, 0] == 0, expected)
+
+
+def _fixed_chance(masks: Tensor, *, threshold: float = 0.5) -> Tensor:
+    """Return (B,): the IoU expected of uniform noise."""
+    return _iou_chance(masks, thresholds=[threshold])[:, 0]
+
+
+@metric(
+    "iou_fixed",
+    category="localization",
+    direction="higher",
+    range=(0.0, 1.0),
+    title="IoU at half the map's range",
+    reference="Jaccard 1912; Zhou et al. 2016 (CAM), arXiv:1512.04150, who cut at a share of the largest value",
+    chance=_fixed_chance,
+    threshold=0.5,
+)
+def iou_fixed(maps: Tensor, masks: Tensor, *, threshold: float = 0.5) -> Tensor:
+    """Intersection over union of the mask and the min-max scaled map above one threshold, the same for every image.
+
+    The plainest of the four ways to a segmentation; `iou_otsu` lets each map choose for itself, `iou_best` shows the
+    threshold tuned on validation and the oracle. No holes are filled. Chance: about a q / (a + (1 - a) q) for a mask of
+    area a and a share q of foreground.
+
+    >>> maps = torch.tensor([[[9.0, 8.0, 0.0], [1.0, 0.0, 1.0]]])
+    >>> masks = torch.tensor([[[True, False, False], [True, False, False]]])
+    >>> round(iou_fixed(maps, masks).item(), 6)
+    0.333333
+    """
+    return _ious(maps, masks, [threshold])[:, 0]
+
+
+def _as_candidates(means: FloatArray, *, thresholds: Sequence[float], deltas: Sequence[float] = (0.5,)) -> FloatArray:
+    return means.reshape(len(means), -1, len(thresholds))
+
+
+@metric(
+    "iou_best",
+    category="localization",
+    direction="higher",
+    range=(0.0, 1.0),
+    title="IoU at the best threshold",
+    reference="Jaccard 1912; threshold by validation as in Saporta et al. 2022, doi:10.1038/s42256-022-00536-x",
+    chance=_iou_chance,
+    pool=Pool(lambda *, thresholds: len(thresholds), _as_candidates, "thresholds"),
+    thresholds=CANDIDATES,
+)
+def iou_best(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES) -> Tensor:
+    """Mean IoU of the class's masks and maps, as `iou_fixed`, at the threshold where that mean is largest.
+
+    Returns the IoU at every threshold, (B, T). ``iou_best@oracle`` takes the threshold from the test images and is an
+    upper bound; ``iou_best@tuned`` takes it from validation. Chance: the same of noise, about the area of the mask.
+
+    >>> maps = torch.tensor([[[9.0, 8.0, 0.0], [1.0, 0.0, 1.0]]])
+    >>> masks = torch.tensor([[[True, True, False], [False, False, False]]])
+    >>> iou_best(maps, masks, thresholds=[0.0, 0.5]).tolist()
+    [[0.5, 1.0]]
+    """
+    return _ious(maps, masks, thresholds)
+
+
+def _check_deltas(deltas: Sequence[float]) -> FloatArray:
+    if not len(deltas) or not all(0 < delta <= 1 for delta in deltas):
+        raise UsageError(f"deltas must be numbers in (0, 1], got {list(deltas)}")
+    return np.asarray(deltas, dtype=np.float64)
+
+
+def _reached(ious: FloatArray, deltas: Sequence[float]) -> FloatArray:
+    """Return (B, J * T): whether each of (B, T) IoUs reaches each of J deltas."""
+    reached = ious[:, None] >= _check_deltas(deltas)[:, None]
+    return reached.reshape(len(ious), -1).astype(np.float64)
+
+
+def _largest_reaches(boxes: Boxes, overlap: FloatArray, *, columns: int, deltas: Sequence[float]) -> FloatArray:
+    return _reached(_largest_iou(boxes, overlap, columns=columns), deltas)
+
+
+def _any_reaches(boxes: Boxes, overlap: FloatArray, *, columns: int, deltas: Sequence[float]) -> FloatArray:
+    best = np.zeros(boxes.images)
+    np.maximum.at(best, boxes.image, overlap[IOU])
+    return _reached(best.reshape(-1, columns), deltas)
+
+
+Score = Callable[[Boxes, FloatArray], FloatArray]
+
+
+def _accuracies(score: Score, maps: Tensor, masks: Tensor, levels: Sequence[int], columns: int) -> Tensor:
+    """Return (B, columns). An image at a time, as each stands for a hundred binary ones."""
+
+    def step(maps: Tensor, masks: Tensor) -> Tensor:
+        found = [np.empty((0, columns))]
+        for one, mask in zip(maps[:, None], masks[:, None], strict=True):
+            boxes, regions = _detect(one, levels), component_boxes(mask.cpu().numpy())
+            found.append(score(boxes, overlaps(boxes, regions, np.zeros(len(boxes.image), dtype=np.int64))))
+        return torch.from_numpy(np.concatenate(found)).to(maps.device)
+
+    return _gathered(step, maps, masks)
+
+
+def _accuracy_chance(score: Score, masks: Tensor, levels: Sequence[int], least: float, *, largest: bool) -> Tensor:
+    """Return (B, J * T): how often noise reaches each delta.
+
+    Of noise's very many boxes only those are compared that are large enough, and small enough, to reach the least.
+    """
+    noise, found = _noise(*masks.shape[-2:], tuple(levels), largest), []
+    sizes = (noise.corners[:, 2:] - noise.corners[:, :2]).prod(-1)
+    columns = score(noise, np.zeros((2, len(noise.image)))).shape[1]
+    for mask in masks.cpu().numpy():
+        regions = component_boxes(mask[None])
+        if not len(regions.corners):
+            found.append(np.full(columns, np.nan))
+            continue
+        own = (regions.corners[:, 2:] - regions.corners[:, :2]).prod(-1)
+        near = (sizes >= least * own.min()) & (sizes * least <= own.max())
+        overlap = np.zeros((2, len(sizes)))
+        some = replace(noise, corners=noise.corners[near], image=noise.image[near], pixels=noise.pixels[near])
+        overlap[:, near] = overlaps(some, regions, np.zeros(int(near.sum()), dtype=np.int64))
+        found.append(score(noise, overlap).mean(0))
+    return torch.from_numpy(np.array(found).reshape(-1, columns)).to(masks.device)
+
+
+def _box_columns(*, thresholds: Sequence[float], deltas: Sequence[float]) -> int:
+    return len(thresholds) * len(deltas)
+
+
+def _max_box_chance(
+    masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES, deltas: Sequence[float] = (0.5,)
+) -> Tensor:
+    """Return (B, J * T): how often the box of noise's largest component reaches each delta."""
+    score = partial(_largest_reaches, columns=len(thresholds), deltas=deltas)
+    return _accuracy_chance(score, masks, _levels(thresholds), min(_check_deltas(deltas)), largest=True)
+
+
+@metric(
+    "max_box_acc",
+    category="localization",
+    direction="higher",
+    range=(0.0, 1.0),
+    title="MaxBoxAcc (IoU 0.5)",
+    reference="Choe et al. 2020, arXiv:2001.07437; wsolevaluation",
+    chance=_max_box_chance,
+    pool=Pool(_box_columns, _as_candidates, "thresholds"),
+    thresholds=CANDIDATES,
+    deltas=(0.5,),
+)
+def max_box_acc(
+    maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES, deltas: Sequence[float] = (0.5,)
+) -> Tensor:
+    """Share of the class's images where the largest component's box has IoU >= 0.5, at the threshold that is best.
+
+    Returns whether it has, at every threshold, (B, T). The metric as published is ``max_box_acc@oracle``: the threshold
+    is chosen on the images that are scored; ``max_box_acc@tuned`` stands beside it. Boxes as in `box_iou`, which says
+    how wsolevaluation's differ. Chance: simulated.
+
+    >>> maps = torch.tensor([[[9.0, 9.0, 0.0, 0.0, 4.0]]])
+    >>> masks = torch.tensor([[[False, True, False, False, False]]])
+    >>> max_box_acc(maps, masks, thresholds=[0.2, 0.5], deltas=[0.5, 0.7]).tolist()
+    [[1.0, 1.0, 0.0, 0.0]]
+    """
+    score = partial(_largest_reaches, columns=len(thresholds), deltas=deltas)
+    return _accuracies(score, maps, masks, _levels(thresholds), len(thresholds) * len(deltas))
+
+
+def _max_box_v2_chance(
+    masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES, deltas: Sequence[float] = DELTAS
+) -> Tensor:
+    """Return (B, J * T): how often any box of noise reaches each delta."""
+    score = partial(_any_reaches, columns=len(thresholds), deltas=deltas)
+    return _accuracy_chance(score, masks, _levels(thresholds), min(_check_deltas(deltas)), largest=False)
+
+
+@metric(
+    "max_box_acc_v2",
+    category="localization",
+    direction="higher",
+    range=(0.0, 1.0),
+    title="MaxBoxAccV2 (IoU 0.3, 0.5, 0.7)",
+    reference="Choe et al. 2020, arXiv:2007.04178; wsolevaluation",
+    chance=_max_box_v2_chance,
+    pool=Pool(_box_columns, _as_candidates, "thresholds"),
+    thresholds=CANDIDATES,
+    deltas=DELTAS,
+)
+def max_box_acc_v2(
+    maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES, deltas: Sequence[float] = DELTAS
+) -> Tensor:
+    """As `max_box_acc`, of the best of all components' boxes, averaged over three IoUs, each at its own best threshold.
+
+    Returns whether some box reaches each delta, at every threshold: (B, 3 T), delta by delta. Chance: simulated.
+
+    >>> maps = torch.tensor([[[9.0, 9.0, 0.0, 0.0, 4.0]]])
+    >>> masks = torch.tensor([[[False, False, False, False, True]]])
+    >>> max_box_acc_v2(maps, masks, thresholds=[0.2, 0.5], deltas=[0.5, 0.7]).tolist()
+    [[1.0, 0.0, 1.0, 0.0]]
+    """
+    score = partial(_any_reaches, columns=len(thresholds), deltas=deltas)
+    return _accuracies(score, maps, masks, _levels(thresholds), len(thresholds) * len(deltas))
+
+
+def _pooled_precision(means: FloatArray) -> FloatArray:
+    """Return (r, 1, 1): average precision of (r, 512) histograms, as scikit-learn's of the pixels themselves."""
+    above = means.reshape(-1, 2, GREY)[:, :, ::-1].cumsum(-1)
+    inside, passed = above[:, 1], above.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision = np.where(passed > 0, inside / passed, 0.0)
+        gained = np.diff(inside, axis=-1, prepend=0.0)
+        area: FloatArray = (precision * gained).sum(-1) / inside[:, -1]
+    return area[:, None, None]
+
+
+def _pxap_chance(masks: Tensor) -> Tensor:
+    """Return (B, 512): the histograms expected of uniform noise, whose average precision is the area of the masks.
+
+    The largest pixel alone has level 255, the smallest level 0; the others are spread evenly over levels 0 to 254.
+    """
+    pixels, number = masks.shape[-2] * masks.shape[-1], masks.sum((-2, -1)).double()
+    spread = torch.full((GREY,), max(0, pixels - 2) / (GREY - 1) / pixels, dtype=torch.float64, device=masks.device)
+    spread[-1] = 0
+    spread[[0, -1]] += 1 / pixels
+    counts = torch.stack([pixels - number, number], dim=1)[:, :, None] * spread
+    return _ops.nan_where(number == 0, counts.flatten(1))
+
+
+@metric(
+    "pxap",
+    category="localization",
+    direction="higher",
+    range=(0.0, 1.0),
+    title="PxAP (pixels of all images)",
+    reference="Choe et al. 2020, arXiv:2001.07437; wsolevaluation; scikit-learn's average_precision_score",
+    chance=_pxap_chance,
+    pool=Pool(lambda: 2 * GREY, _pooled_precision),
+)
+def pxap(maps: Tensor, masks: Tensor) -> Tensor:
+    """Area under the precision-recall curve of all pixels of the class's images together, each map min-max scaled.
+
+    Returns histograms of 256 grey levels outside and inside the mask, (B, 512): 4 KB a pair, whatever the image's size;
+    wsolevaluation cuts at 1000 levels. No threshold is chosen. Large lesions dominate: `pixel_ap` weighs every image
+    alike. Chance: the share of all pixels that lies in a mask.
+
+    >>> maps = torch.tensor([[[4.0, 3.0], [3.5, 1.0]]])
+    >>> masks = torch.tensor([[[True, True], [False, False]]])
+    >>> round(float(pxap.pool.scores(pxap(maps, masks).numpy())[0, 0, 0]), 6)  # (1 + 2/3) / 2
+    0.833333
+    """
+    return _gathered(lambda m, g: _histograms(m, g).flatten(1), maps, masks)
