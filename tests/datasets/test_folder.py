@@ -18,6 +18,7 @@ from xaibench.datasets.base import Splits
 from xaibench.datasets.folder import folder
 from xaibench.datasets.folder.rle import decode, polygon, uncompress
 from xaibench.errors import DataError, UsageError
+from xaibench.testing import check_dataset
 
 CLASSES = ("No Finding", "Mass")
 
@@ -56,6 +57,11 @@ def root(tmp_path: Path) -> Path:
 def load(root: Path, size: int = 32, **options: Any) -> Splits:
     base = {} if "coco" in options else {"table": "labels.csv", "boxes": "boxes.csv", "patient_column": "patient"}
     return folder(classes=CLASSES, input_size=size, data_root=root, options={"images": "images", **base, **options})
+
+
+def test_conforms(root: Path) -> None:
+    options = {"images": "images", "table": "labels.csv", "boxes": "boxes.csv", "patient_column": "patient"}
+    assert check_dataset("folder", classes=CLASSES, data_root=root, options=options) == []
 
 
 def test_split_by_column_and_boxes_carried_to_the_frame(root: Path) -> None:

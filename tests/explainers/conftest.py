@@ -90,9 +90,9 @@ def nin() -> Classifier:
 
 @pytest.fixture(scope="session")
 def folder_of_maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Maps of 8 x 8 of the images that `predict` makes, but one."""
+    """Maps of 8 x 8 of the images that `predict` makes, for every class."""
     folder = tmp_path_factory.mktemp("maps")
-    for row in range(6):
+    for row in range(7):
         for target, name in enumerate(CLASSES):
             np.save(folder / f"image{row}_{name}.npy", np.random.default_rng([row, target]).normal(size=(8, 8)))
     return folder

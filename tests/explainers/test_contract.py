@@ -40,8 +40,8 @@ FURTHER = [  # where another kind of network may matter
 
 
 @pytest.fixture(scope="module")
-def nets() -> list[Classifier]:
-    return list(small_classifiers())
+def nets(nin: Classifier) -> list[Classifier]:
+    return [*small_classifiers(), nin]
 
 
 @pytest.mark.parametrize("name", NAMES)

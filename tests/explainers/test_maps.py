@@ -21,6 +21,7 @@ from xaibench.explainers import create
 from xaibench.explainers.base import upsample
 from xaibench.explainers.maps import read_map
 from xaibench.explainers.plain_pickle import read_pickle
+from xaibench.testing import check_explainer
 from xaibench.types import Frame
 
 RAMP = np.array([[0.0, 1.0, 2.0], [-1.0, 0.5, 4.0]], dtype=np.float32)
@@ -53,6 +54,10 @@ def test_names_and_bilinear_frame(name: str, tmp_path: Path, small: Classifier) 
     torch.testing.assert_close(found, upsample(torch.from_numpy(RAMP)[None], Frame(64, 64)))
     with pytest.raises(DataError, match=r"no map of image0\.png, Cardiomegaly"):
         create(f"maps:{tmp_path}").explain(small, predict(small, 1), torch.tensor([1]))
+
+
+def test_conforms(folder_of_maps: Path, small: Classifier) -> None:
+    assert check_explainer("maps", small, options={"folder": str(folder_of_maps), "allow_missing": True}) == []
 
 
 def test_a_known_interpolation(tmp_path: Path, small: Classifier) -> None:

@@ -307,5 +307,5 @@ class _Stop(Exception):
 def _name_of(module: nn.Module, layer: nn.Module) -> str:
     for name, known in module.named_modules():
         if known is layer:
-            return name
+            return str(name)
     raise UsageError(f"layer: this {type(layer).__name__} is no module of the {type(module).__name__}")

@@ -117,7 +117,7 @@ class _Torch(Program):
         return self.program[0](images)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for program in self.program:
             program.to(self.device)
         return self
@@ -132,7 +132,8 @@ class TorchScript(_Torch):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch asks for exported programs instead
             program = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
-        program.requires_grad_(False)
+        for parameter in program.parameters():  # requires_grad_ itself is not supported on a ScriptModule
+            parameter.requires_grad_(False)
         self.program = (program,)
         return None
 

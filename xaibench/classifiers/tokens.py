@@ -57,7 +57,7 @@ class TokenGrid:
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         height, width = self.model.patch_embed.grid_size
-        return patches.transpose(1, 2).unflatten(2, (height, width))
+        return patches.transpose(1, 2).reshape(len(patches), -1, height, width)
 
     def head(self, features: Tensor, images: Tensor) -> Tensor:
         """Return logits (B, K) of features (B, C, h, w) and the class tokens of the same images.

@@ -36,7 +36,7 @@ class Attention:
     def on_grid(self, relevance: Tensor) -> Tensor:
         """Return what the output draws from each patch, (B, h, w), of (B, N, N): the class token's row, if any."""
         rows = relevance[:, 0] if self.prefixes else relevance.mean(dim=1)
-        return rows[:, self.prefixes :].unflatten(1, self.grid)
+        return rows[:, self.prefixes :].reshape(-1, *self.grid)
 
 
 class _OfAttention(Explainer):
@@ -123,8 +123,8 @@ def rollout(layers: Sequence[Tensor], head_fusion: str = "mean", discard: float 
         if discard:
             flat = fused.flatten(1).clone()
             smallest = flat.topk(int(flat.shape[1] * discard), dim=1, largest=False).indices
-            kept = flat.unflatten(1, fused.shape[1:])[:, :, :prefixes].clone()
-            fused = flat.scatter(1, smallest, 0.0).unflatten(1, fused.shape[1:])
+            kept = fused[:, :, :prefixes].clone()
+            fused = flat.scatter(1, smallest, 0.0).reshape(fused.shape)
             fused[:, :, :prefixes] = kept
         mixed = fused + torch.eye(fused.shape[-1], device=fused.device)
         found = (mixed / mixed.sum(dim=-1, keepdim=True)) @ found
