@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xaibench.classifiers.base import Classifier, Weights, hash_tensors
+from xaibench.classifiers.base import Classifier, Weights, hash_tensors, seeded
 from xaibench.classifiers.outside import Columns, Normalization, Prepare, trial_image
 from xaibench.classifiers.tokens import TokenGrid, is_vision_transformer
 from xaibench.errors import UsageError, XaibenchError, first_line
@@ -224,6 +224,8 @@ class ModuleClassifier(Classifier):
 class FromPython(ModuleClassifier):
     """A network by its import path: ``module:pkg.mod:attribute`` or ``module:file.py:attribute``; see this file's head.
 
+    Its code runs under a seed of its own: weights that it draws are the same every time and change no one else's draws.
+
     Args:
         classes: K class names.
         input_size: side of the images.
@@ -246,10 +248,12 @@ class FromPython(ModuleClassifier):
         resize: int | None = None,
         outputs: Sequence[int] | None = None,
     ) -> None:
+        with seeded(0):
+            module = import_module_of(model)
         super().__init__(
             classes,
             input_size,
-            module=import_module_of(model),
+            module=module,
             layer=layer,
             normalize=normalize,
             channels=channels,
