@@ -21,6 +21,7 @@ from xaibench.classifiers import create
 from xaibench.classifiers.base import Classifier, hash_tensors
 from xaibench.classifiers.module import ModuleClassifier
 from xaibench.classifiers.timm import TimmClassifier
+from xaibench.doctor import diagnose
 from xaibench.errors import NotApplicableError, UsageError, WeightsError
 from xaibench.explainers import create as create_explainer
 from xaibench.harness.evaluate import evaluate
@@ -258,6 +259,9 @@ def test_programs_give_the_network_s_logits(
     plain = wrap(Net())
     found = occlusion.explain(classifier, prediction, targets)
     torch.testing.assert_close(found, occlusion.explain(plain, plain.predict(images), targets), atol=1e-4, rtol=1e-4)
+    findings = diagnose(classifier, {"occlusion": occlusion}, images)
+    assert [finding for finding in findings if finding.severity != "note"] == []
+    assert any("there is no target layer" in finding.what for finding in findings)
     for name in ("gradcam", "eigencam", "scorecam", "ablationcam"):
         with pytest.raises(NotApplicableError, match=f"{name} needs the features of a layer.*use rise or occlusion"):
             create_explainer(name).check(classifier)

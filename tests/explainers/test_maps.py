@@ -14,13 +14,16 @@ import torch
 from PIL import Image
 
 from tests.explainers.small import predict
+from tests.metrics.asked import explained_by
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Splits
-from xaibench.errors import DataError, UsageError
+from xaibench.errors import DataError, NotApplicableError, UsageError
 from xaibench.explainers import create
 from xaibench.explainers.base import upsample
 from xaibench.explainers.maps import read_map
 from xaibench.explainers.plain_pickle import read_pickle
+from xaibench.metrics.randomization import mprt
+from xaibench.metrics.robustness import max_sensitivity
 from xaibench.testing import check_explainer
 from xaibench.types import Frame
 
@@ -182,6 +185,15 @@ def test_missing_maps_by_count_and_first_names(
     np.save(tmp_path / "Effusion" / "test0.npy", RAMP)
     with pytest.raises(DataError, match=r"test0_Effusion\.npy and .*Effusion/test0\.npy are both the map of test0"):
         create(f"maps:{tmp_path}").prepare(splits)
+
+
+def test_metrics_that_explain_again_are_refused(folder_of_maps: Path, small: Classifier) -> None:
+    """The same map of a changed image would be a perfect score in robustness, and no merit."""
+    explained = explained_by(small, create(f"maps:{folder_of_maps}"), predict(small, 3), torch.tensor([1, 2, 3]))
+    for metric in (max_sensitivity, mprt):
+        with pytest.raises(NotApplicableError, match="made elsewhere"):
+            metric(explained)
+    assert explained.scores(explained.prediction.images, torch.arange(3)).isfinite().all()
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:

@@ -20,6 +20,9 @@ _SPATIAL = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 def check(patient: Patient) -> Iterator[Finding]:
     """Say which layer is the target and why; find in-place changes of it, and a layer too early or too late."""
     classifier, images = patient.classifier, patient.images[:1]
+    if not classifier.has_features:
+        yield Finding("note", "layer", "there is no target layer: the network is a program, run as it is", "", _who)
+        return
     with torch.no_grad():
         body = _outputs(classifier, lambda: classifier.features(images))
         features = body.result

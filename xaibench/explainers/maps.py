@@ -34,6 +34,8 @@ class Maps(Explainer):
     - ``.png``: grey of 8 or 16 bits, read as 0 to 1;
     - ``.pkl``: CheXlocalize's dictionary with ``map``, or an array or tensor; read without executing it.
 
+    Metrics that explain a changed image, or with changed weights, are given up: these maps would stay as they are.
+
     Args:
         folder: where the maps are, at any depth.
         allow_missing: a map that is missing is undefined (NaN), not an error.
@@ -43,6 +45,7 @@ class Maps(Explainer):
     """
 
     argument: ClassVar[str] = "folder"
+    fixed = True
 
     def __init__(self, folder: str, allow_missing: bool = False) -> None:
         self.folder, self.allow_missing = Path(folder).expanduser(), allow_missing
