@@ -61,7 +61,7 @@ VARIANTS = {
     "vit-frozen": Variant("Vision Transformer (ViT-Ti/16), random weights, frozen", VIT),
     "vit": Variant("Vision Transformer (ViT-Ti/16), trained from scratch", {**VIT, "train_encoder": True}, ADAMW),
 }
-LATE = {"sparsity_warmup": 5, "epochs": 10, "precision": "bf16-mixed"}
+LATE = {"sparsity_warmup": 5, "epochs": 10, "selection": "last", "precision": "bf16-mixed"}
 SHARPER = {
     "plain": Variant("plain GCM by the benchmark's recipe"),
     "sharp": Variant(
@@ -69,15 +69,6 @@ SHARPER = {
         {"skips": [8, 4]},
         {"concentration": 1.6, "sparsity": 0.3, **LATE},
     ),
-    "less-sharp": Variant(
-        "the same with less concentration", {"skips": [8, 4]}, {"concentration": 0.7, "sparsity": 0.3, **LATE}
-    ),
-    "concentrated": Variant(
-        "the same without sparsity",
-        {"skips": [8, 4]},
-        {"concentration": 1.0, "sparsity_warmup": 4, "epochs": 8, "precision": "bf16-mixed"},
-    ),
-    "sparse": Variant("the same with sparsity alone", {"skips": [8, 4]}, {"sparsity": 0.5, **LATE}),
 }
 
 
@@ -91,7 +82,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="names, separated by commas")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="of table and page")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run directories")
     arguments = parser.parse_args()
     study = VARIANTS if arguments.study == "variants" else SHARPER
     names = [name.strip() for name in arguments.only.split(",") if name.strip()] or list(study)
@@ -107,7 +99,7 @@ def main() -> int:
     for name in names:
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             print(f"{name}, seed {seed}", file=sys.stderr, flush=True)
-            rows.append(measure(name, study[name], benchmark, common, seed, arguments.data_root, out))
+            rows.append(measure(name, study[name], benchmark, common, seed, arguments.data_root, arguments.runs))
     speeds = time_forward({name: study[name] for name in names}, benchmark)
     found = {
         "command": " ".join(["python", *sys.argv]),
@@ -134,7 +126,7 @@ def measure(
     common: Mapping[str, Any],
     seed: int,
     data_root: Path | None,
-    out: Path,
+    runs: Path,
 ) -> dict[str, Any]:
     """Train and evaluate one variant; return its numbers, class by class."""
     base = benchmark.classifier("gcm").recipe.seed
@@ -143,7 +135,7 @@ def measure(
         ["cwm", "ccm"],
         benchmark,
         data_root=data_root,
-        out=out / "runs",
+        out=runs,
         options=variant.options,
         recipe={**common, **variant.recipe, "seed": base + seed},
         progress=Progress(say=lambda text: print(f"  {text}", file=sys.stderr, flush=True)),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.metrics.references import REFERENCES, WITHOUT_REFERENCE, map_cases, phantom_cases  # noqa: E402
+from tests.metrics.references import ASKING, REFERENCES, WITHOUT_REFERENCE, map_cases, phantom_cases  # noqa: E402
 from xaibench import registry  # noqa: E402
 from xaibench.metrics import Metric  # noqa: E402
 from xaibench.reports.page import Page, Section, Table, Text, to_markdown  # noqa: E402
@@ -42,7 +43,7 @@ def definition(metric: Metric) -> list[str]:
         first_line(metric.__doc__),
         metric.direction,
         f"{low} to {high}",
-        level.partition(": ")[2].strip() or level,
+        level.removeprefix("Return").partition(": ")[2].strip().rstrip(".") or level,
         metric.reference,
     ]
 
@@ -83,7 +84,10 @@ def main() -> None:
                 "Definitions",
                 [
                     Text("From the metrics' own declarations; xaibench show NAME tells more of each."),
-                    Table(what, [definition(metric) for metric in declared()]),
+                    *(
+                        Table(what, [definition(metric) for metric in metrics], f"{category.capitalize()}:")
+                        for category, metrics in groupby(declared(), key=lambda metric: metric.category)
+                    ),
                 ],
             ),
             Section(
@@ -91,6 +95,13 @@ def main() -> None:
                 [
                     Text(f"Both sides score the same maps, image by image. {installed()}."),
                     Table(against, list(agreement())),
+                ],
+            ),
+            Section(
+                "Metrics that ask the network",
+                [
+                    Text("Held to these in tests/metrics, to 1e-6 where a package is named and not faulted."),
+                    Table(["metric", "held to"], list(ASKING.items())),
                 ],
             ),
             Section(

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
         list_metrics,
         register,
     )
+    from xaibench.reports.comparison import compare
 
 _TARGETS = {
+    "compare": "xaibench.reports.comparison:compare",
     "create_classifier": "xaibench.classifiers:create",
     "create_explainer": "xaibench.explainers:create",
     "evaluate": "xaibench.harness.evaluate:evaluate",
@@ -46,6 +48,7 @@ _TARGETS = {
 __all__ = [
     "Run",
     "__version__",
+    "compare",
     "create_classifier",
     "create_explainer",
     "evaluate",

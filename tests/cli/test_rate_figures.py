@@ -109,3 +109,16 @@ def test_bad_input_is_one_line(
     assert says in err.strip().splitlines()[-1], err
     assert "Traceback" not in err
     assert out == ""
+
+
+def test_report_makes_the_maps_of_a_run_again(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "pages" / "report.html"
+    assert main(["report", str(run), "--html", str(page), "--images", "6", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["path"] == str(page)
+    assert made["bytes"] == page.stat().st_size
+    assert made["runs"] == 1
+    assert made["pairs"] >= 6
+    assert 'id="gallery-data"' in page.read_text(encoding="utf-8")
+    assert main(["report", str(tmp_path), "--html", str(page)]) == 1
+    assert "is no run" in capsys.readouterr().err

@@ -151,11 +151,13 @@ def _plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     registry.unregister("datasets", "no-val")
 
 
-METRICS = ["roc_auc", "hit_rate", "iou_fixed", "iou_best", "max_box_acc", "max_box_acc_v2", "pxap"]
+FEW = {"thresholds": [0.1, 0.3, 0.5, 0.7, 0.9]}  # of a hundred
+METRICS = [{"name": name} for name in ("roc_auc", "hit_rate", "iou_fixed", "pxap")]
+METRICS += [{"name": name, "parameters": FEW} for name in ("iou_best", "max_box_acc", "max_box_acc_v2")]
 
 
 def test_a_run_shows_tuned_beside_oracle(tmp_path: Path) -> None:
-    benchmark = tiny_benchmark(metrics=[{"name": name} for name in METRICS])
+    benchmark = tiny_benchmark(metrics=METRICS)
     run = evaluate("gcm", ["answer"], benchmark, out=tmp_path)
     shown = {score.metric for score in run.scores if score.explainer == "answer"}
     assert {"iou_best@tuned", "iou_best@oracle", "max_box_acc_v2@tuned", "max_box_acc_v2@oracle", "pxap"} <= shown
@@ -176,10 +178,11 @@ def test_a_run_shows_tuned_beside_oracle(tmp_path: Path) -> None:
     out = StringIO()
     print_run(run, Console(file=out, width=200))
     assert all(out.getvalue().count(f"({how})") == 3 for how in ("tuned", "oracle"))
+    assert "thresholds" not in out.getvalue()
 
 
 def test_without_regions_in_validation_only_the_oracle_is_shown_and_a_note_says_so() -> None:
-    benchmark = tiny_benchmark(metrics=[{"name": name} for name in METRICS])
+    benchmark = tiny_benchmark(metrics=METRICS)
     benchmark = benchmark.model_copy(update={"dataset": benchmark.dataset.model_copy(update={"name": "no-val"})})
     run = evaluate("gcm", ["cwm"], benchmark)
     shown = {score.metric for score in run.scores if score.explainer == "cwm"}

@@ -100,15 +100,18 @@ def _own(name: str, case: tuple[Tensor, Tensor], **parameters: Any) -> Array:
     return metric.pool.scores(means, **{**metric.parameters, **parameters})[0].ravel()
 
 
-def quantus(name: str, *, rectify: bool = False, absolute: bool = False, scale: bool = False, **options: Any) -> Any:
-    """Return a function from a case to the scores of Quantus's metric; it gets float64 and no normalisation."""
+def quantus(name: str, *, rectify: bool = False, absolute: bool = False, scale: float = 0.0, **options: Any) -> Any:
+    """Return a function from a case to the scores of Quantus's metric; it gets float64 and no normalisation.
+
+    `rectify` and `absolute` say what of the map it gets; `scale` is the largest absolute value, 0 for the map as it is.
+    """
 
     def scores(case: tuple[Tensor, Tensor]) -> Array:
         import quantus as package
 
         maps, masks = case
         maps = maps.clamp(min=0) if rectify else maps.abs() if absolute else maps
-        maps = maps / maps.abs().amax((-2, -1), keepdim=True) if scale else maps
+        maps = maps * (scale / maps.abs().amax((-2, -1), keepdim=True)) if scale else maps
         metric = getattr(package, name)(normalise=False, disable_warnings=True, **options)
         values, segments = maps.double().numpy()[:, None].copy(), masks.numpy()[:, None]
         with_masks = {} if absolute else {"s_batch": segments}
@@ -210,12 +213,13 @@ REFERENCES: list[Reference] = [
         each(_visible),
         _own_column("visible_in_box", thresholds=(0.5,)),
     ),
-    Reference("sparseness", "Quantus Sparseness", quantus("Sparseness", absolute=True)),
+    # Quantus adds 1e-7 to every value, which shows in small maps; the index does not depend on the scale
+    Reference("sparseness", "Quantus Sparseness", quantus("Sparseness", absolute=True, scale=1e3)),
     Reference("complexity", "Quantus Complexity", quantus("Complexity", absolute=True)),
     Reference(
         "effective_complexity",
         "Quantus EffectiveComplexity",
-        quantus("EffectiveComplexity", absolute=True, scale=True),
+        quantus("EffectiveComplexity", absolute=True, scale=1.0),
     ),
 ]
 
@@ -231,3 +235,44 @@ WITHOUT_REFERENCE = {
     "max_box_acc_v2": "as max_box_acc",
 }
 """Why a metric has no entry above, and what stands in."""
+
+_POOR = "nothing with this definition; "
+_BY_SUMS = "same pixels hidden, test_faithfulness"
+_NEIGHBOURS = "same neighbours, test_robustness"
+
+ASKING = {
+    "average_drop": "pytorch-grad-cam DropInConfidence: test_faithfulness",
+    "average_increase": "pytorch-grad-cam IncreaseInConfidence: test_faithfulness",
+    "average_gain": f"{_POOR}worked by hand in test_faithfulness",
+    "deletion": "a plain loop, one image at a time: test_faithfulness",
+    "insertion": "a plain loop, one image at a time: test_faithfulness",
+    "irof": "Quantus IROF, less its first point: same superpixels, test_faithfulness",
+    "monotonicity": "Quantus Monotonicity says yes to any map (test_faithfulness); worked by hand",
+    "region_perturbation": "Quantus RegionPerturbation: same squares, test_faithfulness",
+    "road_morf": "pytorch-grad-cam's imputer, and its ROAD where its percentiles hold: test_faithfulness",
+    "road_lerf": "as road_morf",
+    "sufficiency": f"{_POOR}worked by hand in test_faithfulness",
+    "infidelity": f"captum infidelity(normalize=True), over its value for an empty map: {_BY_SUMS}",
+    "faithfulness_correlation": f"Quantus FaithfulnessCorrelation: {_BY_SUMS}",
+    "faithfulness_estimate": "Quantus FaithfulnessEstimate on single pixels: test_faithfulness",
+    "sensitivity_n": f"{_POOR}worked by hand in test_faithfulness",
+    "monotonicity_correlation": f"{_POOR}worked by hand in test_faithfulness",
+    "max_sensitivity": f"captum sensitivity_max and Quantus MaxSensitivity: {_NEIGHBOURS}",
+    "avg_sensitivity": f"Quantus AvgSensitivity: {_NEIGHBOURS}",
+    "local_lipschitz": f"Quantus LocalLipschitzEstimate: {_NEIGHBOURS}",
+    "relative_input_stability": f"Quantus RelativeInputStability where no neighbour's class changes: {_NEIGHBOURS}",
+    "relative_output_stability": f"Quantus RelativeOutputStability, likewise: {_NEIGHBOURS}",
+    "relative_representation_stability": f"Quantus RelativeRepresentationStability, likewise: {_NEIGHBOURS}",
+    "consistency": "Quantus Consistency, given its labels: test_robustness",
+    "mprt": "similarities as SciPy's, scikit-image's and Quantus's; Quantus's mean takes in the map itself: "
+    "test_randomization",
+    "mprt_independent": "as mprt",
+    "smooth_mprt": "a plain loop, with similarities as mprt: test_randomization",
+    "efficient_mprt": "Quantus discrete_entropy of the same two maps: test_randomization",
+    "random_logit": "Quantus RandomLogit with two classes: test_randomization",
+    "class_sensitivity": "equals random_logit with two classes: test_randomization",
+    "completeness": "methods that promise it; Quantus Completeness asks floats to be equal: test_axioms",
+    "input_invariance": "methods that promise it; Quantus spoils the padded border: test_axioms",
+    "non_sensitivity": "Quantus NonSensitivity on single pixels, with a black one in each image: test_axioms",
+}
+"""What a metric that asks the network is held to, to 1e-6 where another package is named, and where."""

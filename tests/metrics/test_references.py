@@ -8,9 +8,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from tests.metrics.references import REFERENCES, Reference
+from tests.metrics.references import ASKING, REFERENCES, Reference
+from xaibench import registry
 from xaibench.errors import UsageError
 from xaibench.metrics import _ops
+from xaibench.metrics.base import ASKS_NETWORK
 from xaibench.metrics.classification import roc_auc
 from xaibench.metrics.localization import energy, hit_rate, iou_otsu
 
@@ -24,6 +26,11 @@ def test_reference_agrees(reference: Reference) -> None:
         assert np.isfinite(ours).all()
         if not reference.remark:
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=reference.tolerance, err_msg=name)
+
+
+def test_each_that_asks_the_network_says_what_it_is_held_to() -> None:
+    builtin = [entry for name in registry.list_metrics() if (entry := registry.get("metrics", name)).is_builtin]
+    assert {m.name for m in (entry.load() for entry in builtin) if m.category in ASKS_NETWORK} == set(ASKING)
 
 
 def maps_and_masks(batch: int = 40, size: int = 48) -> tuple[Tensor, Tensor]:

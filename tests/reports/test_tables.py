@@ -88,6 +88,19 @@ def test_explainers_come_in_the_order_asked_then_baselines_then_chance() -> None
     assert groups == ["Cardiomegaly", "Pneumothorax", "Effusion", MACRO]
 
 
+def test_means_corrected_for_chance_stand_below_the_classes(small: Run) -> None:
+    assert not any("corrected" in line for line in printed(small, runs.metrics(), 160)), "a run that has none"
+    corrected = {("cwm", "hit_rate"): 0.391, ("cwm", "energy"): 0.05, ("random", "hit_rate"): -0.004}
+    means = [
+        replace(score, class_name=MACRO, corrected=corrected.get((score.explainer, score.metric)))
+        for score in small.scores
+    ]
+    lines = printed(replace(small, scores=(*small.scores, *means)), runs.metrics(), 160)
+    start = next(i for i, line in enumerate(lines) if line == "corrected for chance · mean over the classes")
+    assert [line.split() for line in lines[start + 1 : start + 3]] == [["cwm", "0.39", "0.05"], ["random", "0.00"]]
+    assert not lines[start + 3].strip(), "center has none"
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -248,7 +261,7 @@ def test_a_metric_without_bounds_gets_significant_digits() -> None:
     wide = replace(runs.metrics()["energy"], range=(-float("inf"), float("inf")))
     scores = (runs.score("cwm", "energy", "Effusion", 123456.0, low=-0.5, high=2e6, chance=0.0),)
     lines = printed(Run(runs.benchmark(CLASSES, ["energy"]), "gcm", ("cwm",), (), scores), {"energy": wide}, 160)
-    assert line_of(lines, "cwm").split()[1:] == ["1.23e+05", "[-0.500,", "2.00e+06]"]
+    assert line_of(lines, "cwm").split()[1:] == ["123,456", "[-0.500,", "2.00e+06]"]
 
 
 def test_a_run_without_scores_still_has_a_header() -> None:

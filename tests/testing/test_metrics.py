@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from xaibench.metrics.base import Metric, metric
+from xaibench.metrics.base import Metric, Pool, metric
 from xaibench.metrics.explained import Explained
 from xaibench.registry import entries
 from xaibench.testing import check_metric
@@ -32,6 +32,28 @@ def share(maps: Tensor, masks: Tensor) -> Tensor:
 SOUND = Metric("share", share, "localization", "higher", (0, 1), "Nobody 2026", "Share", chance=0.1)
 
 
+def _shares(maps: Tensor, masks: Tensor, *, powers: tuple[int, ...] = (1, 2, 4)) -> Tensor:
+    return 10 * torch.stack([share(maps.double().abs() ** (power / 2), masks) for power in powers], dim=1)
+
+
+def _chances(masks: Tensor, *, powers: tuple[int, ...] = (1, 2, 4)) -> Tensor:
+    return torch.full((len(masks), len(powers)), 1.0, dtype=torch.float64)
+
+
+def _columns(*, powers: tuple[int, ...]) -> int:
+    return len(powers)
+
+
+POOLED = replace(
+    SOUND,
+    compute=_shares,
+    chance=_chances,
+    parameters={"powers": (1, 2, 4)},
+    pool=Pool(_columns, lambda means, *, powers: means[:, None] / 10, "powers"),
+)
+"""Its statistics are ten times the shares: only the scores are held to the range."""
+
+
 def _never_undefined(maps: Tensor, masks: Tensor) -> Tensor:
     return share(maps, masks).nan_to_num()
 
@@ -50,6 +72,7 @@ def _writes(maps: Tensor, masks: Tensor) -> Tensor:
 
 def test_a_sound_one_passes() -> None:
     assert [f for f in check_metric(SOUND) if f.check != "clear errors"] == []
+    assert [f for f in check_metric(POOLED) if f.check != "clear errors"] == []
 
 
 @pytest.mark.parametrize(
@@ -66,6 +89,15 @@ def test_a_sound_one_passes() -> None:
         (replace(SOUND, compute=lambda maps, masks: share(maps, masks).mean()), "shape", "()"),
         (replace(SOUND, compute=lambda maps, masks: share(maps, masks).float()), "dtype", "float32"),
         (replace(SOUND, compute=lambda maps: maps), "raises", "TypeError"),
+        (replace(POOLED, compute=lambda maps, masks, powers: share(maps, masks)), "shape", "not (6, 3)"),
+        (replace(POOLED, chance=lambda masks, powers: _chances(masks)[:, 0]), "chance", "not (6, 3)"),
+        (replace(POOLED, pool=Pool(lambda: 3, lambda means, powers: means[:, None])), "raises", "pool.columns raised"),
+        (
+            replace(POOLED, pool=Pool(_columns, lambda means, powers: means[:, None], "powers")),
+            "range",
+            "leave the declared range",
+        ),
+        (replace(POOLED, pool=Pool(_columns, lambda means, powers: means, "powers")), "pool", "'J'"),
     ],
 )
 def test_each_fault_is_found(faulty: Metric, check: str, says: str) -> None:

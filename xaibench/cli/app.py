@@ -28,6 +28,7 @@ COMMANDS = {
     "run": "Explain a benchmark's images with a classifier and score the maps.",
     "train": "Train a classifier with a benchmark's recipe.",
     "compare": "Compare runs of one benchmark, with paired tests.",
+    "leaderboard": "Check and add runs to a leaderboard, and write its page.",
     "shortcut": "Tell a cheating classifier from an honest one by its explanations.",
     "rate": "Have a person mark maps hit or miss, and read the marks back.",
     "figures": "Draw the paper's figures 5 to 9 of a run, ready for print.",

@@ -75,6 +75,14 @@ class Metric:
         """What is computed, in a sentence: the first paragraph of the documentation."""
         return " ".join(inspect.cleandoc(self.__doc__ or "").partition("\n\n")[0].split())
 
+    @property
+    def headline_scores(self) -> list[str]:
+        """Names of its headline scores in a run: of a curve one point, of chosen thresholds both kinds."""
+        if self.pool is not None:
+            return self.pool.names(self.name)
+        at = self.headline_at
+        return [self.name if at is None else f"{self.name}@{at}" if isinstance(at, str) else f"{self.name}@{at:.2f}"]
+
     def __call__(self, *args: Any, **parameters: Any) -> Any:
         return self.compute(*args, **{**self.parameters, **parameters})
 

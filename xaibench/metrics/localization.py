@@ -212,7 +212,7 @@ def visible_in_box(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] =
 
 
 def _map_area_chance(masks: Tensor, *, thresholds: Sequence[float] = THRESHOLDS) -> Tensor:
-    """Return (B, T), as for `visible_in_box` with the whole image as mask."""
+    """Return (B, T): as of `visible_in_box` with the whole image as mask."""
     return _visible_chance(torch.ones_like(masks), thresholds=thresholds)
 
 

@@ -50,9 +50,10 @@ class Cell:
     short: str = ""
     mark: str = ""
     remark: str = ""
+    mark_style: str = "bold green"
 
     def lines(self, one_line: bool) -> list[Text]:
-        value_style = "bold green" if self.mark else ""
+        value_style = self.mark_style if self.mark else ""
         mark = (" " + self.mark if self.mark else "", value_style)
         if one_line:
             interval = (" " + self.interval if self.interval else "", "dim")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xaibench.paths import write_atomically
+from xaibench.reports._escape import markdown
 from xaibench.reports._templates import render
 
 NOT_COMPUTABLE = "Not computable from this data"
@@ -115,10 +116,7 @@ def _row(cells: Sequence[str]) -> str:
 
 def _escape(text: str) -> str:
     """Return one line in which no character is Markdown's or HTML's own."""
-    line = " ".join(text.split())
-    for sign in "\\|<*`":
-        line = line.replace(sign, f"\\{sign}")
-    return line
+    return markdown(" ".join(text.split()))
 
 
 def to_html(page: Page) -> str:

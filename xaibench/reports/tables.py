@@ -33,6 +33,7 @@ _WAYS = {
     "bounds": "the metric's bounds where nothing else can speak",
 }
 """How intervals are made, in words."""
+_CORRECTED = "corrected for chance"
 
 
 def run_tables(
@@ -55,13 +56,13 @@ def run_tables(
     declared = [spec.name for spec in run.benchmark.metrics]
     known = [m for name in declared if name in metrics and metrics[name].headline for m in _shown(metrics[name])]
     parts += _classification(run, [m for m in known if m.category == "classification"], width, glyphs)
-    marked = False
-    undefined = False
+    marked = corrected = undefined = False
     for category in dict.fromkeys(m.category for m in known if m.category != "classification"):
         chosen = [m for m in known if m.category == category]
         groups = _groups(run, chosen, glyphs)
         if not groups:
             continue
+        corrected |= groups[-1].heading == _CORRECTED
         cells = [cell for group in groups for row in group.rows for cell in row.cells if cell]
         marked |= any(cell.mark for cell in cells)
         undefined |= any(cell.remark for cell in cells)
@@ -72,6 +73,8 @@ def run_tables(
         headers = [_title(run, m) for m in chosen]
         parts.append(_section([*title, *Grid(headers, groups, glyphs).render(width)]))
     legend = _legend(run, known, glyphs, marked=marked, undefined=undefined)
+    if corrected:
+        legend.append(f"{_CORRECTED}: 0 is chance, 1 the metric's best value, below 0 is worse than chance")
     if legend:
         parts.append(_section([Text(line, "dim") for line in paragraphs(legend, width, "", str)]))
     notes = list(run.notes)
@@ -257,7 +260,21 @@ def _groups(run: Run, metrics: Sequence[Metric], glyphs: Glyphs) -> list[Group]:
         if class_name == MACRO:
             detail = f"mean over the classes above; {detail}"
         groups.append(Group(rows, glyphs.clean(class_name), detail))
-    return groups
+    return groups + _corrected(run, metrics, glyphs)
+
+
+def _corrected(run: Run, metrics: Sequence[Metric], glyphs: Glyphs) -> list[Group]:
+    """Return the chance-corrected means over the classes, where there are any."""
+    found = {(s.explainer, s.metric): s.corrected for s in run.select(class_name=MACRO)}
+    rows = []
+    for explainer in dict.fromkeys((*run.explainers, *run.baselines)):
+        own = [found.get((explainer, _key(metric))) for metric in metrics]
+        if any(value is not None for value in own):
+            cells = [None if value is None else Cell(_fixed(value)) for value in own]
+            baseline = explainer not in run.explainers
+            look = {"style": "dim", "label_style": ""} if baseline else {}
+            rows.append(Row(glyphs.clean(explainer), cells, **look))
+    return [Group(rows, _CORRECTED, "mean over the classes")] if rows else []
 
 
 def _chance_row(scores: Sequence[Score], metrics: Sequence[Metric], glyphs: Glyphs) -> Row:
@@ -289,11 +306,18 @@ def _cell(score: Score | None, metric: Metric, glyphs: Glyphs, digits: int, *, m
 
 
 def _number(value: float, metric: Metric, digits: int) -> str:
-    """Format a score: fixed decimals where the metric stays within -1 to 1, else three significant digits."""
+    """Format a score: fixed decimals where the metric stays within -1 to 1, else three significant digits or whole."""
     if max(map(abs, metric.range)) <= 1:
-        shown = f"{value:.{digits}f}"
-        return shown.removeprefix("-") if float(shown) == 0 else shown
-    return f"{value:#.3g}" if 1e-3 <= abs(value) < 1e3 or value == 0 else f"{value:.2e}"
+        return _fixed(value, digits)
+    size = abs(value)
+    if 100 <= size < 999_999.5:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}".rstrip(".") if 1e-3 <= size < 100 or value == 0 else f"{value:.2e}"
+
+
+def _fixed(value: float, digits: int = 2) -> str:
+    shown = f"{value:.{digits}f}"
+    return shown.removeprefix("-") if float(shown) == 0 else shown
 
 
 def _span(numbers: Sequence[int], word: str) -> str:
@@ -320,7 +344,8 @@ def _title(run: Run, metric: Metric) -> str:
     """Return the column's title. Parameters that the benchmark changes take the place of the title's brackets."""
     title = metric.title
     spec = next(spec for spec in run.benchmark.metrics if spec.name == metric.name)
-    changed = {k: v for k, v in spec.parameters.items() if k != metric.curve and metric.parameters.get(k) != v}
+    abscissas = (metric.curve, metric.pool.thresholds if metric.pool else None)
+    changed = {k: v for k, v in spec.parameters.items() if k not in abscissas and metric.parameters.get(k) != v}
     if changed:
         title = f"{title.partition(' (')[0]} ({', '.join(f'{k} {v}' for k, v in changed.items())})"
     if metric.headline_at is not None:

@@ -27,6 +27,7 @@ from xaibench.testing.checking import (
 )
 
 CALL_REMEDY = "Take maps (B, H, W) float and masks (B, H, W) bool; return (B,) float64."
+POOL_REMEDY = "Let pool.columns(**parameters) be C, and pool.scores(means (r, C), **parameters) give (r, J, T) float64."
 
 
 def check_metric(name: str | Metric, **parameters: Any) -> list[Finding]:
@@ -122,23 +123,26 @@ class _OfMaps:
         )
 
     def run(self) -> None:
-        report, metric, maps, masks = self.report, self.metric, self.maps, self.masks
+        report, maps, masks = self.report, self.maps, self.masks
         kept = maps.clone(), masks.clone()
         with reseeded(4):
             before = generators()
             wanted = self.scores(maps, masks)
             report.expect(equal_generators(before, generators()), "random", "draws at random", "Be a pure function.")
-        values = {**metric.parameters, **self.parameters}
-        shape = (len(maps), len(values[metric.curve])) if metric.curve else (len(maps),)
+        shape = self.shape()
         if not isinstance(wanted, Tensor) or tuple(wanted.shape) != shape:
             given = tuple(wanted.shape) if isinstance(wanted, Tensor) else type(wanted).__name__
-            report.add("shape", f"returned {given}, not {shape}", "Return one score an image (a curve: (B, T)).")
+            report.add(
+                "shape",
+                f"returned {given}, not {shape}",
+                "Return one score an image (a curve: (B, T); a pool: (B, C)).",
+            )
             raise GivenUpError
         report.expect(wanted.dtype == torch.float64, "dtype", f"scores are {wanted.dtype}", "Compute in float64.")
         report.expect(
             torch.equal(maps, kept[0]) and torch.equal(masks, kept[1]), "inputs", "changed its input", "Clone first."
         )
-        self.range("scores", wanted)
+        self.range("scores", self.pooled(wanted))
         self.chance(masks, shape)
         parts = [self.scores(a, b) for a, b in zip(torch.split(maps, 2), torch.split(masks, 2), strict=True)]
         report.expect(
@@ -158,6 +162,30 @@ class _OfMaps:
         if torch.cuda.is_available():
             there = self.scores(maps.cuda(), masks.cuda()).cpu()
             report.expect(same(there, wanted, 1e-6), "device", "the GPU scores otherwise", "Make tensors like maps.")
+
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of scores, or of a pooled metric's statistics."""
+        pool, values = self.metric.pool, {**self.metric.parameters, **self.parameters}
+        if pool:
+            return len(self.maps), self.report.call("pool.columns", lambda: pool.columns(**values), POOL_REMEDY)
+        return (len(self.maps), len(values[self.metric.curve])) if self.metric.curve else (len(self.maps),)
+
+    def pooled(self, statistics: Tensor) -> Tensor:
+        """Return scores: of a pooled metric those that its pool makes of the statistics, as if of one pair each."""
+        pool, values = self.metric.pool, {**self.metric.parameters, **self.parameters}
+        if pool is None:
+            return statistics
+        defined = statistics[~statistics.isnan().any(1)].double().cpu().numpy()
+        scores = np.asarray(self.report.call("pool.scores", lambda: pool.scores(defined, **values), POOL_REMEDY))
+        candidates = len(values[pool.thresholds]) if pool.thresholds else 1
+        if not self.report.expect(
+            scores.ndim == 3 and scores.shape[::2] == (len(defined), candidates),
+            "pool",
+            f"pool.scores makes {scores.shape} of {defined.shape}, not {(len(defined), 'J', candidates)}",
+            POOL_REMEDY,
+        ):
+            raise GivenUpError
+        return torch.from_numpy(scores)
 
     def range(self, what: str, values: Tensor) -> None:
         low, high = self.metric.range
@@ -181,7 +209,7 @@ class _OfMaps:
         if self.report.expect(
             tuple(found.shape) == shape, "chance", f"chance has shape {tuple(found.shape)}, not {shape}", CALL_REMEDY
         ):
-            self.range("chance levels", found)
+            self.range("chance levels", self.pooled(found))
 
     def undefined(self, wanted: Tensor) -> None:
         """A constant map, one with NaN, an empty mask: NaN for that image, and the others as before."""

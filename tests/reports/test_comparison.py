@@ -1,0 +1,288 @@
+"""Comparisons: what is set beside what, with the numbers of the statistics; what is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import xaibench
+from tests.reports.compared import CLASSES, metrics, pairs, protocol, random_values, write_run
+from xaibench.errors import UsageError, XaibenchError
+from xaibench.harness.run import MACRO, Run, save_run
+from xaibench.metrics.base import Pool
+from xaibench.reports.comparison import ComparedRuns, compare
+from xaibench.reports.comparison_markdown import comparison_markdown
+from xaibench.statistics import Resampling, delong, holm, mcnemar_test, paired_comparisons, rank_methods
+
+KNOWN = metrics()
+SHARED = random_values(5, ["prior_box"])
+
+
+def compared(*runs: Run, **options: Any) -> ComparedRuns:
+    return compare(runs, metrics=KNOWN, **options)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Run, Run]:
+    first = write_run(tmp_path / "A", random_values(1, ["cwm"], level=0.3) | SHARED)
+    other = write_run(tmp_path / "B", random_values(2, ["cam"]) | SHARED, classifier="densenet121", explainers=("cam",))
+    return first, other
+
+
+def test_it_is_in_the_api() -> None:
+    assert xaibench.compare is compare
+
+
+def test_a_case_worked_by_hand(tmp_path: Path) -> None:
+    """a scores 0.5 more than b on every image of six patients: 2 of the 2^6 choices of sign are as extreme."""
+    ones = np.ones(12)
+    values = {"a": {"energy": 0.75 * ones}, "b": {"energy": 0.25 * ones}}
+    run = write_run(tmp_path / "A", values, explainers=("a", "b"), baselines=(), spec=protocol(["energy"]), chance=0.5)
+    (table,) = compared(run).tables
+    best, worst = table.standings
+    assert (best.entrant.label, best.value, best.rank, best.mean_rank) == ("gcm:a", 0.75, 1.0, 1.0)
+    assert (worst.entrant.label, worst.value, worst.rank, worst.mean_rank) == ("gcm:b", 0.25, 2.0, 2.0)
+    assert best.corrected == 0.5  # (0.75 - 0.5) / (1 - 0.5)
+    assert worst.corrected == -0.5
+    (pair,) = table.pairs
+    assert (pair.difference, pair.p, pair.p_holm, pair.n, pair.patients) == (0.5, 2 / 2**6, 2 / 2**6, 12, 6)
+    assert (best.better_than, worst.better_than) == (("gcm:b",), ())
+    assert compared(run, alpha=0.03).tables[0].standings[0].better_than == ()
+
+
+def test_numbers_are_those_of_the_statistics(two: tuple[Run, Run]) -> None:
+    found = compared(*two)
+    assert [one.label for one in found.entrants] == ["gcm:cwm", "densenet121:cam", "prior_box"]
+    _, patients, classes = pairs()
+    values = {
+        "gcm:cwm": random_values(1, ["cwm"], level=0.3)["cwm"],
+        "densenet121:cam": random_values(2, ["cam"])["cam"],
+        "prior_box": SHARED["prior_box"],
+    }
+    draw = Resampling(patients, resamples=300)
+    for metric in ("energy", "complexity"):
+        (table,) = found.select(metric=metric)
+        direct = paired_comparisons(
+            {name: own[metric] for name, own in values.items()},
+            patients,
+            classes,
+            bounds=KNOWN[metric].range,
+            resampling=draw,
+        )
+        assert repr(table.pairs) == repr(tuple(direct))  # NaN is not equal to itself
+        by_class = {
+            name: [float(own[metric][np.array(classes) == c].mean()) for c in CLASSES[1:]]
+            for name, own in values.items()
+        }
+        ranking = rank_methods(by_class, direction=KNOWN[metric].direction)
+        assert table.ranking is not None
+        assert (table.ranking.methods, table.ranking.ranks) == (ranking.methods, ranking.ranks)
+        assert table.ranking.critical_difference == ranking.critical_difference
+        best = min if metric == "complexity" else max
+        assert table.standings[0].value == best(float(np.mean(means)) for means in by_class.values())
+        assert [one.rank for one in table.standings] == [1, 2, 3]
+
+
+def test_hits_are_tested_by_mcnemar(two: tuple[Run, Run]) -> None:
+    _, patients, _ = pairs()
+    first = random_values(1, ["cwm"], level=0.3)["cwm"]["hit_rate"]
+    other = random_values(2, ["cam"])["cam"]["hit_rate"]
+    (table,) = compared(*two).select(metric="hit_rate")
+    direct = mcnemar_test(first, other, patients)
+    assert (table.pairs[0].p, table.pairs[0].method) == (direct.p, "Durkalski")
+    assert [pair.p_holm for pair in table.pairs] == holm([pair.p for pair in table.pairs]).tolist()
+
+
+def test_ties_and_unequal_classes_are_no_case_for_mcnemar(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tied = {"hit_rate": np.where(rng.random(12) < 0.5, 0.25, 1.0)}
+    gaps = {"hit_rate": np.array([np.nan, *([1.0] * 6), *([0.0] * 5)])}
+    plain = {"hit_rate": np.array([1.0, 0.0] * 6)}
+    spec = protocol(["hit_rate"])
+    run = write_run(
+        tmp_path / "A", {"a": plain, "tied": tied, "gaps": gaps}, explainers=("a", "tied", "gaps"), spec=spec
+    )
+    (table,) = compared(run).tables
+    assert all("permutation" in pair.method for pair in table.pairs)
+    (table,) = compared(run, classes=["Mass"]).tables
+    methods = {(pair.first, pair.second): pair.method for pair in table.pairs}
+    assert methods["gcm:a", "gcm:gaps"] == "Durkalski"  # one class: every pair weighs the same
+    assert "permutation" in methods["gcm:a", "gcm:tied"]
+
+
+def test_a_reference_stands_at_zero(two: tuple[Run, Run]) -> None:
+    found = compared(*two, against="prior_box")
+    assert found.against == "prior_box"
+    _, _, classes = pairs()
+    (table,) = found.select(metric="energy")
+    assert {(pair.first, pair.second) for pair in table.pairs} == {
+        ("gcm:cwm", "prior_box"),
+        ("densenet121:cam", "prior_box"),
+    }
+    versus = {one.entrant.label: one.against for one in table.standings}
+    assert versus["prior_box"] is None
+    ours = versus["gcm:cwm"]
+    assert ours is not None
+    expected = random_values(1, ["cwm"], level=0.3)["cwm"]["energy"] - SHARED["prior_box"]["energy"]
+    halves = [expected[np.array(classes) == name].mean() for name in CLASSES[1:]]
+    assert ours.difference == pytest.approx(np.mean(halves), abs=1e-12)
+    assert [p.p_holm for p in table.pairs] == holm([p.p for p in table.pairs]).tolist()
+    assert compared(*two, against="gcm:cwm").against == compared(*two, against="cwm").against == "gcm:cwm"
+    with pytest.raises(UsageError, match=r"--against prior_bax: no run has it. Did you mean 'prior_box'"):
+        compared(*two, against="prior_bax")
+
+
+def test_classifiers_are_compared_by_delong(two: tuple[Run, Run]) -> None:
+    (table,) = compared(*two, classes=["Mass"]).select(metric="roc_auc")
+    scores = [run.predictions()["logit:Mass"].to_numpy() for run in two]
+    exponentials = [np.exp(run.predictions().filter(like="logit:").to_numpy()) for run in two]
+    scores = [(e / e.sum(1, keepdims=True))[:, 2] for e in exponentials]
+    labels = two[0].predictions()["label:Mass"].to_numpy()
+    direct = delong(np.stack(scores, 1), labels, two[0].predictions()["patient"].tolist()).test()
+    (pair,) = table.pairs
+    assert (pair.first, pair.second, pair.method) == ("gcm", "densenet121", "DeLong")
+    assert pair.difference == pytest.approx(direct.difference)
+    assert pair.p == pytest.approx(direct.p, nan_ok=True)
+    assert math.isnan(pair.effect)
+    (table,) = compared(*two).select(metric="roc_auc")
+    (pair,) = table.pairs
+    assert pair.method == "bootstrap"
+    assert pair.interval.low <= pair.difference <= pair.interval.high
+
+
+def test_baselines_that_differ_and_explainers_that_repeat_are_told_apart(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "x" / "A", random_values(1, ["cwm"]) | SHARED)
+    same = write_run(tmp_path / "x" / "B", random_values(2, ["cwm"]) | random_values(6, ["prior_box"]))
+    labels = [entrant.label for entrant in compared(one, same).entrants]
+    assert labels == ["gcm:cwm (A)", "gcm:cwm (B)", "gcm:prior_box (A)", "gcm:prior_box (B)"]
+    far = write_run(tmp_path / "y" / "A", random_values(3, ["cwm"]) | SHARED)
+    labels = [entrant.label for entrant in compared(one, far).entrants]
+    assert labels == [f"gcm:cwm ({one.directory})", f"gcm:cwm ({far.directory})", "prior_box"]
+    assert one.directory is not None
+    assert len(compare([one.directory, str(one.directory), one], metrics=KNOWN).runs) == 1
+
+
+def test_curves_show_their_headline_unless_all_is_asked(tmp_path: Path) -> None:
+    points = {f"visible@{k / 4:.2f}": np.linspace(0, 1, 12) * k / 4 for k in (1, 2, 3)}
+    run = write_run(tmp_path / "A", {"cwm": points, "prior_box": points}, spec=protocol(["visible"]))
+    assert [table.metric for table in compared(run).tables] == ["visible@0.50"]
+    every = [table.metric for table in compared(run, all_points=True).tables]
+    assert every == ["visible@0.25", "visible@0.50", "visible@0.75"]
+    every = [(table.metric, table.class_name) for table in compared(run, classes=["all"]).tables]
+    assert every == [("visible@0.50", name) for name in (*CLASSES[1:], MACRO)]
+
+
+def test_what_is_undefined_is_left_out_and_counted(tmp_path: Path) -> None:
+    gaps = {"energy": np.array([np.nan, *np.linspace(0.1, 0.9, 11)])}
+    never = {"energy": np.full(12, np.nan)}
+    base = {"energy": np.full(12, 0.1)}
+    run = write_run(
+        tmp_path / "A",
+        {"gaps": gaps, "never": never, "prior_box": base},
+        explainers=("gaps", "never"),
+        spec=protocol(["energy"]),
+    )
+    (table,) = compared(run).tables
+    assert [one.entrant.label for one in table.standings] == ["gcm:gaps", "prior_box", "gcm:never"]
+    last = table.standings[-1]
+    assert last.value is None
+    assert math.isnan(last.rank)
+    assert math.isnan(last.corrected)
+    by_name = {(pair.first, pair.second): pair for pair in table.pairs}
+    assert (by_name["gcm:gaps", "prior_box"].n, by_name["gcm:gaps", "prior_box"].left_out) == (11, 1)
+    assert math.isnan(by_name["gcm:gaps", "gcm:never"].p)
+    assert last.better_than == ()
+
+
+def test_other_protocols_are_refused_with_what_differs(tmp_path: Path, two: tuple[Run, Run]) -> None:
+    other = write_run(
+        tmp_path / "C", random_values(3, ["cwm"]) | SHARED, spec=protocol(input_size=128, localization={"frame": 32})
+    )
+    with pytest.raises(UsageError) as caught:
+        compared(two[0], other)
+    message = str(caught.value)
+    assert "follow different protocols: input_size 64 and 128; localization.frame input and 32" in message
+    assert "\n" not in message
+    turned = write_run(
+        tmp_path / "D",
+        random_values(3, ["cwm"]) | SHARED,
+        spec=protocol(["energy", "roc_auc", "hit_rate", "complexity"]),
+    )
+    with pytest.raises(UsageError, match="the order of metrics or classes"):
+        compared(two[0], turned)
+
+
+def test_other_images_are_refused(tmp_path: Path, two: tuple[Run, Run]) -> None:
+    record = dict(two[0].record) | {"data": {**two[0].record["data"], "test": "9" * 64}}
+    other = write_run(
+        tmp_path / "C", random_values(3, ["cwm"], 14) | random_values(5, ["prior_box"], 14), images=14, record=record
+    )
+    with pytest.raises(
+        UsageError, match=r"of other test images: data.test ffffffffffff and 999999999999 \(2 images in"
+    ):
+        compared(two[0], other)
+    other = write_run(tmp_path / "C", random_values(3, ["cwm"], 14) | random_values(5, ["prior_box"], 14), images=14)
+    with pytest.raises(UsageError, match=r"predictions.parquet is not \(2 images in one alone, such as i012\)"):
+        compared(two[0], other)
+    record["data"] = {**two[0].record["data"], "train": "8" * 64}
+    record["versions"] = {**two[0].record["versions"], "torch": "1.9"}
+    other = write_run(tmp_path / "C", random_values(3, ["cwm"]) | SHARED, record=record, notes=["a note"])
+    notes = compared(two[0], other).notes
+    assert any("had other train images" in note for note in notes)
+    assert any("torch 2.0 and 1.9" in note for note in notes)
+    assert f"{tmp_path / 'C'}: a note" in notes
+
+
+def test_damaged_runs_and_bad_options_are_one_line(tmp_path: Path, two: tuple[Run, Run]) -> None:
+    run = two[0]
+    assert run.directory is not None
+    with pytest.raises(UsageError, match="at least one run"):
+        compare([], metrics=KNOWN)
+    with pytest.raises(XaibenchError, match="is no run"):
+        compare(tmp_path / "nothing", metrics=KNOWN)
+    with pytest.raises(XaibenchError, match="was not saved"):
+        compared(replace(run, directory=None))
+    with pytest.raises(UsageError, match="alpha"):
+        compared(run, alpha=1.5)
+    with pytest.raises(UsageError, match=r"--class Masse: .*Did you mean 'Mass'"):
+        compared(run, classes=["Masse"])
+    table = run.images()
+    doubled = [*table.to_dict("records"), table.iloc[0].to_dict()]
+    save_run(run, doubled, run.predictions().to_dict("records"))
+    with pytest.raises(XaibenchError, match="i000, Effusion, cwm, hit_rate stands there twice"):
+        compared(run)
+    save_run(run, table.iloc[1:].to_dict("records"), run.predictions().to_dict("records"))
+    with pytest.raises(UsageError, match=r"not scored on the same images: 1 .* such as i000 \(Effusion\)"):
+        compared(run)
+
+
+def test_a_metric_of_the_whole_dataset_is_ranked_and_not_tested(tmp_path: Path) -> None:
+    pooled = replace(KNOWN["energy"], name="iou_best", pool=Pool(lambda: 2, float, "thresholds"))
+    names = ("iou_best@tuned", "iou_best@oracle")
+    spec = protocol(["iou_best"])
+    run = write_run(tmp_path / "A", random_values(1, ["cwm"]) | SHARED, spec=spec)
+    scores = [
+        replace(score, metric=name, value=value)
+        for name in names
+        for score in run.scores
+        if score.metric == "energy"
+        for value in [0.4 if score.explainer == "cwm" else 0.2]
+    ]
+    save_run(replace(run, scores=tuple(scores)), run.images().to_dict("records"), run.predictions().to_dict("records"))
+    found = compare(tmp_path / "A", metrics={"iou_best": pooled}, against="prior_box")
+    assert [(table.metric, table.title) for table in found.tables] == [(n, f"Energy ({n[9:]})") for n in names]
+    assert [one.entrant.label for one in found.tables[0].standings] == ["gcm:cwm", "prior_box"]
+    assert found.tables[0].pairs == ()
+    assert "not tested" in comparison_markdown(found)
+
+
+def test_a_metric_without_its_plugin_is_named(two: tuple[Run, Run]) -> None:
+    known = {name: metric for name, metric in KNOWN.items() if name != "energy"}
+    found = compare(two, metrics=known)
+    assert "not compared, for want of the plugin: energy" in found.notes
+    assert not found.select(metric="energy")

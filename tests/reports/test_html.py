@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import roc_curve
+
+from tests.reports import report_runs
+from tests.reports.report_runs import BASELINES, CLASSES, EXPLAINERS, SIZE, Shown, heat, sample, write_run
+from xaibench.errors import UsageError, WeightsError
+from xaibench.explainers.base import upsample
+from xaibench.harness.run import Run
+from xaibench.metrics.localization import hit_rate, pointing_game, visible_in_box
+from xaibench.reports.html import curves, words, write_report
+from xaibench.reports.html.data import Report, embed_json
+from xaibench.reports.html.gallery import THRESHOLDS, TOLERANCES, Gallery, choose_pairs, encode_map, encode_picture
+from xaibench.types import Frame
+
+METHODS = (*EXPLAINERS, *BASELINES)
+
+
+class _Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, str] = {}
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        key = (self.tags[-1][1].get("id") or self.tags[-1][0]) if self.tags else ""
+        self.texts[key] = self.texts.get(key, "") + data
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[Run, Shown]:
+    return write_run(tmp_path / "run")
+
+
+def written(run: Run, shown: Shown, path: Path, **options: Any) -> _Page:
+    write_report([run], path, opened=lambda _: shown, **options)  # type: ignore[arg-type,return-value]
+    return _Page(path.read_text(encoding="utf-8"))
+
+
+def filled(run: Run, shown: Shown) -> tuple[Report, Gallery]:
+    report = Report([run])
+    gallery = Gallery(report, choose_pairs(report, 100))
+    gallery.fill(0, shown)  # type: ignore[arg-type]
+    return report, gallery
+
+
+def test_json_survives_the_page_and_cannot_end_its_script() -> None:
+    value = {"a": ["</script><!--", "\u2028\u2029 & 'x'", "肺\N{LUNGS}"]}
+    text = str(embed_json(value))
+    assert json.loads(text) == value
+    assert not set(text) & set("<>&'\u2028\u2029")
+    with pytest.raises(ValueError, match="JSON"):
+        embed_json(float("nan"))
+
+
+def test_roc_points_are_scikit_learns_with_ties_and_weights() -> None:
+    draw = np.random.default_rng(1)
+    score, label = np.round(draw.random(60), 1), draw.random(60) > 0.6
+    weights = draw.integers(0, 4, size=(2, 60)).astype(float)
+    false, true = curves.roc_points(score, label, weights)
+    for row in range(2):
+        x, y, _ = roc_curve(label, score, sample_weight=weights[row], drop_intermediate=False)
+        grid = np.linspace(0, 1, 33)
+        np.testing.assert_allclose(np.interp(grid, false[row], true[row]), np.interp(grid, x, y), atol=1e-12)
+
+
+def test_a_roc_curve_lies_in_its_band_and_ends_in_the_corners(made: tuple[Run, Shown]) -> None:
+    found = curves.roc_curves(Report([made[0]]))
+    assert [curve["class"] for curve in found] == [0, 1, 2, 3]
+    for curve in found:
+        assert (curve["x"][0], curve["y"][0], curve["x"][-1], curve["y"][-1]) == (0.0, 0.0, 1.0, 1.0)
+        low, high = np.array(curve["low"]), np.array(curve["high"])
+        assert len(low) == 101
+        assert (low <= high).all()
+
+
+@pytest.mark.parametrize("side", [4, 8, 64])
+def test_a_small_map_comes_back_within_five_percent(side: int) -> None:
+    torch.manual_seed(side)
+    coarse = torch.randn(1, side, side) * 7
+    full = upsample(coarse, Frame.square(64))[0]
+    text, largest = encode_map(full, Frame.square(64))
+    small = np.asarray(Image.open(io.BytesIO(base64.b64decode(text))), dtype=np.float32)
+    assert largest == pytest.approx(float(full.abs().max()))
+    back = upsample(torch.from_numpy((small - 128) / 127 * largest)[None], Frame.square(64))[0]
+    assert float((back - full).abs().max()) < 0.06 * largest
+    assert small.shape[0] <= 64
+
+
+def test_a_map_of_zeros_and_one_without_numbers_are_blank() -> None:
+    for value in (0.0, float("nan")):
+        text, largest = encode_map(torch.full((16, 16), value), Frame.square(16))
+        assert largest == 0
+        assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) == 128).all()
+
+
+def test_thumbnails_are_small_webp() -> None:
+    picture = Image.open(io.BytesIO(base64.b64decode(encode_picture(np.random.default_rng(0).random((512, 512))))))
+    assert (picture.format, picture.size) == ("WEBP", (256, 256))
+
+
+def test_the_page_judges_hits_as_the_metrics_do(made: tuple[Run, Shown]) -> None:
+    run, shown = made
+    report, gallery = filled(run, shown)
+    frame, checked = report.benchmark.frame, 0
+    for item in gallery.page()["items"]:
+        if item["class"] == 0:
+            assert all(cell[3] is None and cell[5] is None for cell in item["cells"])
+            continue
+        mask = torch.from_numpy(sample(item["id"], item["class"]).regions[item["class"]].rasterize(frame))[None]
+        for explainer, (_, largest, top, distance, _, visible, _) in zip(METHODS, item["cells"], strict=True):
+            maps = upsample(heat(explainer, item["id"])[None], frame)
+            if explainer == EXPLAINERS[2]:
+                assert distance is None
+                assert visible is None
+                continue
+            assert largest * top == pytest.approx(float(maps.max()), rel=1e-3)
+            assert (distance == 0) == (float(hit_rate(maps, mask)) >= 0.5)
+            for tolerance in TOLERANCES[1:]:
+                near = float(pointing_game(maps, mask, tolerance=tolerance)) >= 0.5
+                assert near == (distance == 0 or distance < tolerance)
+            shares = np.frombuffer(base64.b64decode(visible), "<u2") / 65535
+            expected = visible_in_box(maps, mask, thresholds=THRESHOLDS)[0].numpy()
+            np.testing.assert_allclose(shares, expected, atol=1e-5)
+            checked += 1
+    assert checked == 12 * 4
+
+
+def test_tolerance_curves_are_mean_pointing_games(made: tuple[Run, Shown]) -> None:
+    run, shown = made
+    report, gallery = filled(run, shown)
+    lines = {(line["m"], line["class"]): line for line in gallery.tolerance_curves()}
+    frame = report.benchmark.frame
+    for k, explainer in enumerate(METHODS):
+        if explainer == EXPLAINERS[2]:
+            continue
+        for target in (1, 2, 3):
+            own = [image for index, image in enumerate(shown.ids) if index % 4 == target]
+            maps = torch.stack([upsample(heat(explainer, image)[None], frame)[0] for image in own])
+            mask = sample("x", target).regions[target].rasterize(frame)
+            masks = torch.from_numpy(np.stack([mask] * len(own)))
+            for step in (0, 4, 20):
+                expected = pointing_game(maps, masks, tolerance=TOLERANCES[step]).mean()
+                assert lines[k, target]["y"][step] == pytest.approx(float(expected), abs=1e-4)
+        macro = np.mean([lines[k, target]["y"] for target in (1, 2, 3)], axis=0)
+        np.testing.assert_allclose(lines[k, len(CLASSES)]["y"], macro, atol=1e-4)
+    chance = lines[0, 1]["chance"]
+    assert chance[0] == pytest.approx(mask.mean(), abs=1e-4)
+    assert chance == sorted(chance)
+
+
+def test_the_gallery_is_capped_mixed_and_drawn_by_the_seed(tmp_path: Path) -> None:
+    report = Report([write_run(tmp_path / "run", 60)[0]])
+    pairs = choose_pairs(report, 20)
+    assert len({image for image, _ in pairs}) == 20
+    assert sum(name == CLASSES[0] for _, name in pairs) == 3
+    assert pairs == choose_pairs(report, 20)
+    assert pairs != choose_pairs(report, 20, seed=1)
+    assert len(choose_pairs(report, 1000)) == 60
+
+
+def test_names_are_text_wherever_they_stand(made: tuple[Run, Shown], tmp_path: Path) -> None:
+    page = written(*made, tmp_path / "report.html")
+    assert [attrs.get("id") for tag, attrs in page.tags if tag == "script"] == ["data", "gallery-data", None]
+    assert not [tag for tag, _ in page.tags if tag in ("img", "b", "iframe", "link", "object", "base")]
+    assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
+    data, gallery = json.loads(page.texts["data"]), json.loads(page.texts["gallery-data"])
+    assert data["classes"] == list(CLASSES)
+    assert [method["name"] for method in data["methods"]] == list(METHODS)
+    assert {item["id"] for item in gallery["items"]} == set(report_runs.image_names(16))
+    assert page.texts["title"].split("\n")[0] == "<b>Toy</b> & 肺 - xaibench report"
+
+
+def test_nothing_is_loaded_from_elsewhere(made: tuple[Run, Shown], tmp_path: Path) -> None:
+    page = written(*made, tmp_path / "report.html")
+    for tag, attrs in page.tags:
+        for name in ("src", "href", "srcset", "data", "action"):
+            assert (attrs.get(name) or "#").startswith("#"), (tag, attrs)
+    policy = next(attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_the_same_run_gives_the_same_bytes(made: tuple[Run, Shown], tmp_path: Path) -> None:
+    for name in ("a.html", "b.html"):
+        written(*made, tmp_path / name)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_the_summary_names_the_leader_the_gap_and_the_baseline(made: tuple[Run, Shown]) -> None:
+    said = dict(words.summary(Report([made[0]])))
+    assert "mean ROC-AUC of 0.700 [0.650, 0.750]" in said["Classification"]
+    assert f"the hardest class is {CLASSES[3]} (0.750)" in said["Classification"]
+    leader = said["Hit rate (peak in the region)"]
+    assert leader.startswith(f"{EXPLAINERS[1]} leads with 0.80 [0.75, 0.85]; a map of noise gets 0.10.")
+    assert "It is 0.70 above random" in leader
+    assert f"Next is {EXPLAINERS[3]} with 0.50" in leader
+
+
+def test_warnings_tell_of_constant_maps_and_biased_choices(made: tuple[Run, Shown]) -> None:
+    report = Report([made[0]])
+    found = words.warnings(report)
+    assert "biased: the epoch was chosen on the test images" in found
+    assert f"{EXPLAINERS[2]}: 4 of 40 maps are constant" in found
+    assert words.audit(report) == ["test: <img src=x onerror=alert(1)> of patients"]
+
+
+def test_ranks_leave_out_what_has_no_score(made: tuple[Run, Shown]) -> None:
+    ranking = curves.rankings(Report([made[0]]))[0]
+    assert ranking["metric"] == "hit_rate"
+    assert [METHODS[k] for k in ranking["methods"]] == [EXPLAINERS[1], EXPLAINERS[3], EXPLAINERS[0], "random"]
+    assert ranking["ranks"] == [1, 2, 3, 4]
+
+
+def test_costs_are_milliseconds_of_a_map(made: tuple[Run, Shown]) -> None:
+    each, forward = curves.costs(Report([made[0]]))
+    assert forward == [62.5]
+    assert each[0] == pytest.approx(10 / 16)  # 12 pairs with a box and 4 images without
+
+
+def test_runs_of_different_protocols_or_images_are_refused(made: tuple[Run, Shown], tmp_path: Path) -> None:
+    run = made[0]
+    other = replace(run, benchmark=run.benchmark.model_copy(update={"input_size": 128}))
+    with pytest.raises(UsageError, match="differ in input_size"):
+        write_report([run, other], tmp_path / "x.html")
+    with pytest.raises(UsageError, match="not of the same test images"):
+        Report([replace(run, record={"data": {"test": "a"}}), replace(run, record={"data": {"test": "b"}})])
+
+
+def test_without_a_gallery_no_run_is_reopened(made: tuple[Run, Shown], tmp_path: Path) -> None:
+    def never(_: Run) -> Any:
+        raise AssertionError
+
+    found = write_report([made[0]], tmp_path / "x.html", images=0, opened=never)
+    assert found["pairs"] == 0
+    assert "gallery-data" not in (tmp_path / "x.html").read_text(encoding="utf-8")
+
+
+def test_weights_that_are_gone_are_an_error_with_a_way_out(made: tuple[Run, Shown], tmp_path: Path) -> None:
+    def gone(_: Run) -> Any:
+        raise WeightsError("the weights are not in the cache")
+
+    with pytest.raises(WeightsError, match=r"not in the cache\. --images 0 makes the report without a gallery"):
+        write_report([made[0]], tmp_path / "x.html", opened=gone)
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_two_runs_share_a_report_and_label_their_explainers(made: tuple[Run, Shown], tmp_path: Path) -> None:
+    run, shown = made
+    second = replace(run, classifier="densenet121")
+    report = Report([run, second])
+    labels = [method.label for method in report.methods]
+    assert labels[0] == "gcm · cwm"
+    assert f"densenet121 · {EXPLAINERS[1]}" in labels
+    assert [method.baseline for method in report.methods] == [False] * 8 + [True] * 2
+    found = write_report([run, second], tmp_path / "x.html", opened=lambda _: shown)  # type: ignore[arg-type,return-value]
+    assert (found["methods"], found["pairs"]) == (10, 16)
+    assert SIZE == 64

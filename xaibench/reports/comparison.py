@@ -1,0 +1,142 @@
+"""Runs of one benchmark side by side: values against chance, ranks, and differences that survive Holm's correction.
+
+Every number comes from `xaibench.statistics`; here is decided what is compared with what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xaibench.errors import PluginError, UsageError, did_you_mean
+from xaibench.harness.run import MACRO, Run
+from xaibench.reports._comparable import (
+    Entrant,
+    check_comparable,
+    classifiers,
+    explainers,
+    find_entrant,
+    image_scores,
+    load_runs,
+    run_name,
+)
+from xaibench.reports._compared import ComparedRuns, MetricTable, Standing
+from xaibench.reports._standings import Job, abscissa
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from xaibench.metrics.base import Metric
+
+__all__ = ["ALPHA", "ComparedRuns", "MetricTable", "Standing", "compare"]
+
+ALPHA = 0.05
+"""Level of the marks."""
+
+
+def compare(
+    runs: Iterable[Run | str | Path] | Run | str | Path,
+    *,
+    against: str | None = None,
+    classes: Sequence[str] = (MACRO,),
+    all_points: bool = False,
+    alpha: float = ALPHA,
+    permutations: int = 9999,
+    metrics: Mapping[str, Metric] | None = None,
+) -> ComparedRuns:
+    """Compare the explainers of runs of one benchmark on the same test images.
+
+    Each two are compared by a paired permutation test that exchanges whole patients, hits where each pair weighs the
+    same by McNemar's test, classifiers by DeLong's; p-values are corrected by Holm over all pairs of a table.
+
+    Args:
+        runs: runs, or their directories; one is enough, for its explainers.
+        against: label or explainer: the reference at zero; the others are compared with it alone.
+        classes: names of classes, "macro" for their mean, or "all".
+        all_points: every point of a curve and metrics that are no headline too.
+        alpha: level of the marks.
+        permutations: of the permutation test, where not all are tried.
+        metrics: declarations by registered name; None: from the registry.
+
+    Raises:
+        UsageError: runs of different protocols or of other images, an unknown name.
+        XaibenchError: a run that can't be read.
+    """
+    loaded = load_runs([runs] if isinstance(runs, Run | str | Path) else runs)
+    if not 0 < alpha < 1:
+        raise UsageError(f"alpha = {alpha:g}; it lies between 0 and 1")
+    notes = check_comparable(loaded)
+    declared, missing = _declared(loaded[0], metrics)
+    if missing:
+        notes.append(f"not compared, for want of the plugin: {', '.join(missing)}")
+    data = [image_scores(run, run_name(run, number)) for number, run in enumerate(loaded)]
+    entrants = explainers(loaded, data)
+    reference = None if against is None else _reference(against, entrants, classifiers(loaded))
+    job = Job(loaded, data, reference, alpha, permutations)
+    tables: list[MetricTable] = []
+    for metric in declared:
+        if not (metric.headline or all_points):
+            continue
+        if metric.category == "classification":
+            tables += [t for name in _classes(loaded[0], classes) if (t := job.classification(metric, name))]
+            continue
+        for column in _columns(metric, data[0], all_points):
+            tables += [t for name in _classes(loaded[0], classes) if (t := job.maps(metric, column, name, entrants))]
+    return ComparedRuns(
+        tuple(loaded),
+        tuple(entrants),
+        tuple(tables),
+        reference.label if reference else None,
+        alpha,
+        (*notes, *_run_notes(loaded)),
+    )
+
+
+def _declared(run: Run, given: Mapping[str, Metric] | None) -> tuple[list[Metric], list[str]]:
+    from xaibench import registry
+
+    found, missing = [], []
+    for spec in run.benchmark.metrics:
+        try:
+            found.append(registry.get("metrics", spec.name).load() if given is None else given[spec.name])
+        except (PluginError, KeyError):
+            missing.append(spec.name)
+    return found, missing
+
+
+def _reference(name: str, entrants: Sequence[Entrant], known: Sequence[Entrant]) -> Entrant:
+    if all(name not in (one.label, one.explainer) for one in entrants):
+        for one in known:  # a classifier can be the reference of the classification tables
+            if one.label == name:
+                return one
+    return find_entrant(name, entrants)
+
+
+def _classes(run: Run, asked: Sequence[str]) -> list[str]:
+    known = [*run.benchmark.classes, MACRO]
+    if "all" in asked and "all" not in known:
+        return known
+    for name in asked:
+        if name not in known:
+            raise UsageError(f"--class {name}: the benchmark has no such class. {did_you_mean(name, [*known, 'all'])}")
+    return list(dict.fromkeys(asked))
+
+
+def _columns(metric: Metric, table: pd.DataFrame, all_points: bool) -> list[str]:
+    if metric.curve is None:
+        return metric.headline_scores
+    points = sorted({name for name in table["metric"] if name.startswith(f"{metric.name}@")}, key=abscissa)
+    if all_points or metric.headline_at is None:
+        return points
+    there = [name for name in metric.headline_scores if name in points]
+    return there or points[len(points) // 2 : len(points) // 2 + 1]
+
+
+def _run_notes(runs: Sequence[Run]) -> list[str]:
+    """Return the runs' notes; one that not all of them have says whose it is."""
+    found = []
+    for note in dict.fromkeys(note for run in runs for note in run.notes):
+        whose = [run_name(run, number) for number, run in enumerate(runs) if note in run.notes]
+        found.append(note if len(whose) == len(runs) else f"{', '.join(whose)}: {note}")
+    return found

@@ -1,0 +1,206 @@
+"""The numbers behind the charts: ROC curves with bands, distributions, ranks, costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xaibench.errors import XaibenchError
+from xaibench.harness.run import Run
+from xaibench.harness.subsets import Predicted, predicted
+from xaibench.reports.html.data import Report, clean, number
+from xaibench.statistics import Resampling, rank_methods
+
+Array = npt.NDArray[np.float64]
+
+_GRID = np.linspace(0, 1, 101)
+_RESAMPLES = 500
+"""Enough for a band that is drawn a pixel or two wide."""
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_BINS = 24
+
+
+def roc_curves(report: Report) -> list[dict[str, Any]]:
+    """Return a curve for each run and class that has both kinds of image: points, and a band at 101 rates.
+
+    The band is pointwise: percentiles, at the benchmark's confidence, over resamples of the patients.
+    """
+    found = []
+    for index, run in enumerate(report.runs):
+        try:
+            known = predicted(run)
+        except (XaibenchError, KeyError):  # not saved, or without logits
+            continue
+        spec = run.benchmark.statistics
+        drawn = Resampling(known.patients, resamples=min(spec.resamples, _RESAMPLES), seed=spec.seed)
+        for place in range(len(report.classes)):
+            curve = _roc(known, place, drawn, spec.confidence)
+            if curve is not None:
+                found.append({"run": index, "class": place, **curve})
+    return found
+
+
+def _roc(known: Predicted, place: int, drawn: Resampling, confidence: float) -> dict[str, Any] | None:
+    score, label = known.scores[:, place], known.labels[:, place] == 1
+    if label.all() or not label.any() or not np.isfinite(score).all():
+        return None
+    false, true = roc_points(score, label, np.ones((1, len(label))))
+    draws = []
+    for weights in drawn.chunks():
+        rates = roc_points(score, label, weights)
+        draws += [np.interp(_GRID, x, y) for x, y in zip(*rates, strict=True) if np.isfinite([x[-1], y[-1]]).all()]
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.quantile(np.array(draws), tails, axis=0) if draws else (_GRID * 0, _GRID * 0 + 1)
+    points = _corners(false[0], true[0])
+    return {
+        "x": [number(x) for x in points[:, 0]],
+        "y": [number(y) for y in points[:, 1]],
+        "low": [number(value, 3) for value in low],
+        "high": [number(value, 3) for value in high],
+    }
+
+
+def roc_points(score: Array, label: npt.NDArray[np.bool_], weights: Array) -> tuple[Array, Array]:
+    """Return the false and true positive rates (r, T + 1) at every distinct score, from weights (r, N).
+
+    >>> false, true = roc_points(np.array([0.9, 0.1]), np.array([True, False]), np.ones((1, 2)))
+    >>> false.tolist(), true.tolist()
+    ([[0.0, 0.0, 1.0]], [[0.0, 1.0, 1.0]])
+    """
+    order = np.argsort(-score, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)  # ties are crossed in one step
+    rates = []
+    for part in (~label, label):
+        sums = np.cumsum(weights[:, order] * part[order], axis=1)[:, ends]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            rates.append(np.hstack([np.zeros((len(sums), 1)), sums / sums[:, -1:]]))
+    return rates[0], rates[1]
+
+
+def _corners(x: Array, y: Array) -> Array:
+    """Return the points at which a curve turns."""
+    steps = np.diff(np.stack([x, y], axis=1), axis=0)
+    turns = steps[:-1, 0] * steps[1:, 1] != steps[:-1, 1] * steps[1:, 0]
+    points: Array = np.stack([x, y], axis=1)[np.concatenate([[True], turns, [True]])]
+    return points
+
+
+def distributions(report: Report) -> list[dict[str, Any]]:
+    """Return quantiles, mean and histogram of the scores of each method, metric and class, where they are no yes or no.
+
+    Of curves only the point that the short table shows.
+    """
+    found = []
+    methods = {(method.run, method.explainer): index for index, method in enumerate(report.methods)}
+    shown = {report.headline(spec.name) for spec in report.benchmark.metrics}
+    for index, run in enumerate(report.runs):
+        table = _images(run)
+        if table is None:
+            continue
+        table = table[table["metric"].astype(str).isin(shown)].dropna(subset=["value"])
+        for metric, rows in table.groupby("metric", observed=True):
+            if rows["value"].isin([0.0, 1.0]).mean() > 0.9:
+                continue
+            low, high = (float(end) for end in (rows["value"].min(), rows["value"].max()))
+            declared = report.metrics.get(str(metric).partition("@")[0])
+            if declared is not None and all(map(math.isfinite, declared.range)):
+                low, high = declared.range
+            for (name, explainer), group in rows.groupby(["class", "explainer"], observed=True):
+                place = (index, str(explainer))
+                if place not in methods or str(name) not in report.classes:
+                    continue
+                values = group["value"].to_numpy(dtype=np.float64)
+                found.append(
+                    {
+                        "m": methods[place],
+                        "metric": clean(str(metric)),
+                        "class": report.classes.index(str(name)),
+                        "n": len(values),
+                        "mean": number(float(values.mean())),
+                        "q": [number(value) for value in np.quantile(values, _QUANTILES)],
+                        "range": [number(low), number(high)],
+                        "bins": np.histogram(values, _BINS, (low, high if high > low else low + 1))[0].tolist(),
+                    }
+                )
+    return found
+
+
+def _images(run: Run) -> Any:
+    try:
+        return run.images()
+    except XaibenchError:
+        return None
+
+
+def rankings(report: Report) -> list[dict[str, Any]]:
+    """Return, for each metric of the short table, methods by their average rank over the classes with boxes.
+
+    Ranks, Nemenyi's critical difference and the sets that it does not tell apart: see `rank_methods`.
+    """
+    found: list[dict[str, Any]] = []
+    for spec in report.benchmark.metrics:
+        metric = report.metrics.get(spec.name)
+        if metric is None or metric.category == "classification":
+            continue
+        key = report.headline(spec.name)
+        values: dict[str, list[float]] = {}
+        for index, method in enumerate(report.methods):
+            own = {
+                score.class_name: score.value
+                for score in report.runs[method.run].select(explainer=method.explainer, metric=key)
+            }
+            row = [math.nan if own.get(name) is None else float(own[name] or 0.0) for name in report.boxed]
+            if any(map(math.isfinite, row)):
+                values[str(index)] = row
+        if len(values) < 2 or not report.boxed:
+            continue
+        ranking = rank_methods(values, direction=metric.direction)
+        if ranking.cases:
+            table: Mapping[str, Any] = asdict(ranking)
+            found.append(
+                {
+                    "metric": clean(key),
+                    "methods": [int(name) for name in ranking.methods],
+                    "ranks": [number(rank) for rank in ranking.ranks],
+                    "difference": number(ranking.critical_difference),
+                    "groups": [[int(name) for name in group] for group in ranking.groups],
+                    **{name: table[name] for name in ("cases", "left_out")},
+                    "p": number(ranking.p),
+                }
+            )
+    return found
+
+
+def costs(report: Report) -> tuple[list[float | None], list[float | None]]:
+    """Return milliseconds a map of each method, and milliseconds an image of each run's forward pass.
+
+    A run explains every boxed pair, and the own classes of images without a box, which its contact sheets show.
+    """
+    maps = [_maps_made(run) for run in report.runs]
+    each: list[float | None] = []
+    for method in report.methods:
+        spent = dict(report.runs[method.run].record.get("seconds") or {}).get(method.explainer)
+        made = maps[method.run]
+        each.append(number(1000 * spent / made) if spent is not None and made else None)
+    forward: list[float | None] = []
+    for run in report.runs:
+        seconds = dict(run.record.get("seconds") or {}).get("forward")
+        images = dict(run.record.get("test") or {}).get("images")
+        forward.append(number(1000 * seconds / images) if seconds and images else None)
+    return each, forward
+
+
+def _maps_made(run: Run) -> int:
+    pairs = int(dict(run.record.get("test") or {}).get("pairs") or 0)
+    try:
+        table = run.predictions()
+        boxed = {str(image) for image in run.images()["image"].unique()}
+    except (XaibenchError, KeyError):
+        return pairs
+    labels: Sequence[str] = [f"label:{name}" for name in run.benchmark.classes if f"label:{name}" in table]
+    return pairs + int(table.loc[~table["image"].astype(str).isin(boxed), list(labels)].to_numpy().sum())

@@ -1,0 +1,173 @@
+"""The report in sentences: what a reader should take home, with the numbers, and what to be wary of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from xaibench.errors import XaibenchError
+from xaibench.harness.run import MACRO, Run, Score
+from xaibench.metrics.base import Metric
+from xaibench.reports.html.data import Report, clean, run_names
+from xaibench.reports.tables import stands_out
+from xaibench.statistics import paired_comparisons
+
+_MANY_UNDEFINED = 0.05
+
+
+def summary(report: Report) -> list[tuple[str, str]]:
+    """Return (subject, sentences): what the classifiers know; by each main metric which explainer leads, by how much.
+
+    The first of the metrics also says where the leader fails, and whether it beats the next.
+    """
+    found = []
+    if known := " ".join(_classifiers(report, run_names(report.runs))):
+        found.append(("Classification", known))
+    first = True
+    for name in ("hit_rate", "visible_in_box", "energy"):
+        metric = report.metrics.get(name)
+        if metric is None or all(spec.name != name for spec in report.benchmark.metrics):
+            continue
+        if said := " ".join(_leader(report, metric, full=first)):
+            found.append((metric.title, said))
+            first = False
+    if not report.boxed:
+        found.append(("Maps", "No test image has a box, so no map could be scored."))
+    return [(clean(subject), clean(text)) for subject, text in found]
+
+
+def warnings(report: Report) -> list[str]:
+    """Return what makes a number doubtful: biased choices, explainers given up, undefined or constant maps."""
+    found = []
+    names = run_names(report.runs)
+    for name, run in zip(names, report.runs, strict=True):
+        lead = f"{name}: " if len(names) > 1 else ""
+        found += [f"{lead}{note}" for note in run.notes if _alarming(note)]
+        for explainer in (*run.explainers, *run.baselines):
+            rows = [s for s in run.select(explainer=explainer, class_name=MACRO) if s.n]
+            bad = [s for s in rows if s.nan > _MANY_UNDEFINED * s.n]
+            if bad:
+                listed = ", ".join(f"{s.metric} on {s.nan} of {s.n}" for s in bad[:3])
+                more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+                found.append(f"{lead}{explainer}: undefined {listed}{more}; these pairs are left out of the means")
+            constant = max((s.constant for s in rows), default=0)
+            if constant:
+                found.append(f"{lead}{explainer}: {constant} of {rows[0].n} maps are constant")
+    return list(dict.fromkeys(clean(text) for text in found))
+
+
+def audit(report: Report) -> list[str]:
+    """Return the runs' other notes: what was read, left out, drawn."""
+    notes = [note for run in report.runs for note in run.notes if not _alarming(note)]
+    return list(dict.fromkeys(clean(note) for note in notes))
+
+
+def _alarming(note: str) -> bool:
+    low = note.lower()
+    return any(word in low for word in ("biased", "given up", "leak", "warning", "overlap", "test box", "undefined"))
+
+
+def _classifiers(report: Report, names: Sequence[str]) -> Iterator[str]:
+    for name, run in zip(names, report.runs, strict=True):
+        mean = _one(run.select(metric="roc_auc", class_name=MACRO))
+        if mean is None:
+            continue
+        each = [s for s in run.select(metric="roc_auc") if s.class_name != MACRO and s.value is not None]
+        worst = min(each, key=lambda score: score.value or 0.0) if each else None
+        hardest = f"; the hardest class is {worst.class_name} ({worst.value:.3f})" if worst and len(each) > 1 else ""
+        yield (
+            f"{name} tells the classes apart with a mean ROC-AUC of {_value(mean, 3)} on "
+            f"{mean.n:,} test image{_s(mean.n)} of {mean.patients:,} patient{_s(mean.patients)}{hardest}."
+        )
+
+
+def _leader(report: Report, metric: Metric, *, full: bool) -> Iterator[str]:
+    """Say which explainer leads by a metric, whether it beats the next and the baselines, and where it is weakest."""
+    key = report.headline(metric.name)
+    higher = metric.direction == "higher"
+    rows = [
+        (method, score)
+        for method in report.methods
+        if (score := _one(report.runs[method.run].select(explainer=method.explainer, metric=key, class_name=MACRO)))
+    ]
+    rows.sort(key=lambda row: (row[1].value or 0.0) * (-1 if higher else 1))
+    real = [row for row in rows if not row[0].baseline]
+    if not real:
+        return
+    best, score = real[0]
+    run = report.runs[best.run]
+    at = f" with a threshold of {metric.headline_at:.0%} of the peak" if metric.curve and metric.headline_at else ""
+    chance = "" if score.chance is None else f"; a map of noise gets {score.chance:.2f}"
+    yield f"{best.label} leads with {_value(score)}{at}{chance}."
+    blind = [row for row in rows if row[0].baseline and row[0].run == best.run]
+    if blind:
+        top, level = blind[0]
+        gain = (score.value or 0.0) - (level.value or 0.0)
+        margin = f"{abs(gain):.2f} {'above' if gain > 0 else 'below'}" if gain else "equal to"
+        ahead = gain > 0 if higher else gain < 0
+        verdict = "" if ahead else ": looking at the image gained nothing here"
+        yield f"It is {margin} {top.label}, the best baseline that looks at no evidence ({_value(level)}){verdict}."
+    if full:
+        each = [
+            s for s in run.select(explainer=best.explainer, metric=key) if s.class_name != MACRO and s.value is not None
+        ]
+        if len(each) > 1:
+            worst = (min if higher else max)(each, key=lambda s: s.value or 0.0)
+            still = "still above" if stands_out(run, worst, metric) else "not clearly above"
+            yield f"Its weakest class is {worst.class_name}: {_value(worst)}, {still} chance and the blind baselines."
+        if len(real) > 1:
+            yield _against(report, key, metric, best, real[1])
+
+
+def _against(report: Report, key: str, metric: Metric, best: Any, other: Any) -> str:
+    """Compare the two best on the same pairs: a difference of macro means, permutation of patients."""
+    second, score = other
+    try:
+        columns = [_column(report.runs[method.run], method.explainer, key) for method in (best, second)]
+    except (XaibenchError, KeyError):
+        return f"Next is {second.label} with {_value(score)}."
+    both = columns[0].to_frame("a").join(columns[1].to_frame("b"), how="inner")
+    if not len(both):
+        return f"Next is {second.label} with {_value(score)}."
+    patients = [str(row[2]) for row in both.index]
+    classes = [str(row[1]) for row in both.index]
+    spec = report.benchmark.statistics
+    options: dict[str, Any] = {"confidence": spec.confidence, "resamples": min(spec.resamples, 2000), "seed": spec.seed}
+    bounds = metric.range if all(map(math.isfinite, metric.range)) else (-np.inf, np.inf)
+    test = paired_comparisons(
+        {"a": both["a"].to_numpy(), "b": both["b"].to_numpy()}, patients, classes, bounds=bounds, **options
+    )[0]
+    word = "more than chance would make" if test.p < 0.05 else "too close to call"
+    return (
+        f"Next is {second.label} with {_value(score)}; on the same {test.n} pairs the difference is "
+        f"{test.difference:+.2f} [{test.interval.low:+.2f}, {test.interval.high:+.2f}], {word} "
+        f"({_p(test.p)}, permutation of patients)."
+    )
+
+
+def _column(run: Run, explainer: str, key: str) -> Any:
+    table = run.images()
+    rows = table[(table["explainer"] == explainer) & (table["metric"] == key)]
+    keys = [rows[name].astype(str) for name in ("image", "class", "patient")]
+    return rows["value"].set_axis(list(zip(*keys, strict=True)))
+
+
+def _one(scores: Sequence[Score]) -> Score | None:
+    return scores[0] if scores and scores[0].value is not None else None
+
+
+def _value(score: Score, digits: int = 2) -> str:
+    if score.low is None or score.high is None:
+        return f"{score.value:.{digits}f}"
+    return f"{score.value:.{digits}f} [{score.low:.{digits}f}, {score.high:.{digits}f}]"
+
+
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
