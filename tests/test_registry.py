@@ -52,7 +52,7 @@ def test_a_colon_with_nothing_behind_it_is_refused() -> None:
     [
         ("explainers", "gradcan", "there is no explainer 'gradcan'. Did you mean 'gradcam'?"),
         ("classifiers", "tim:resnet50", "there is no classifier 'tim'. Did you mean 'timm'?"),
-        ("dataset", "zzz", "there is no dataset 'zzz'. Known: chestxray8, phantom."),
+        ("dataset", "zzz", "there is no dataset 'zzz'. Known: chestxray8, folder, phantom."),
     ],
 )
 def test_unknown_name_says_what_is_near(kind: str, name: str, message: str) -> None:

@@ -50,6 +50,17 @@ def test_an_error_exits_with_1_and_json_is_for_programs(blind: None, capsys: pyt
     assert "use gradcam" in errors["explainer cwm"]["what"]
 
 
+def test_a_network_that_comes_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "module:tests.classifiers.networks:make"
+    assert main(["doctor", name, "-e", "gradcam", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert f"as they came: {name}" in said
+    assert "no checkpoint of the recipe" not in said
+    assert main(["doctor", name, "--checkpoint", "some.safetensors", "--device", "cpu"]) == 2
+    assert main(["doctor", name, "-o", "layer=first", "--device", "cpu"]) == 1
+    assert "1 layers behind the target still work on places, the last module.second" in capsys.readouterr().out
+
+
 def test_wrong_names_are_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "gcm", "-e", "cvm"]) == 2
     assert "Did you mean 'cwm'" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from tests.explainers.small import CLASSES, Linear, Small, predict
 from xaibench.classifiers.base import Classifier
 from xaibench.classifiers.gcm import GCM
+from xaibench.classifiers.nin import NIN
 from xaibench.classifiers.timm import TimmClassifier, densenet121
 from xaibench.datasets.base import Split, Splits
 from xaibench.types import Frame, Prediction, Region, Sample
@@ -77,6 +79,26 @@ def bigger_head() -> Classifier:
 
 
 @pytest.fixture(scope="session")
+def vit() -> Classifier:
+    return TimmClassifier(CLASSES, 64, model="test_vit", weights="random").eval()
+
+
+@pytest.fixture(scope="session")
+def nin() -> Classifier:
+    return NIN(CLASSES, 64, model="test_resnet", weights="random", hidden=8).eval()
+
+
+@pytest.fixture(scope="session")
+def folder_of_maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Maps of 8 x 8 of the images that `predict` makes, for every class."""
+    folder = tmp_path_factory.mktemp("maps")
+    for row in range(7):
+        for target, name in enumerate(CLASSES):
+            np.save(folder / f"image{row}_{name}.npy", np.random.default_rng([row, target]).normal(size=(8, 8)))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small() -> Classifier:
     return Small().eval()
 
@@ -89,6 +111,16 @@ def linear() -> Classifier:
 @pytest.fixture(scope="session")
 def seen_by_small(small: Classifier) -> Prediction:
     return predict(small)
+
+
+@pytest.fixture(scope="session")
+def seen_by_vit(vit: Classifier) -> Prediction:
+    return predict(vit)
+
+
+@pytest.fixture(scope="session")
+def seen_by_nin(nin: Classifier) -> Prediction:
+    return predict(nin)
 
 
 @pytest.fixture(scope="session")

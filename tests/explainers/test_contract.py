@@ -34,12 +34,14 @@ FURTHER = [  # where another kind of network may matter
     *((name, "gcm") for name in ("gradcam", "oracle_prior_box", "hirescam", "eigencam", "saliency", "guided_backprop")),
     *((name, "densenet") for name in ("gradcam", "cam", "gradcam_pp", "prior_box")),
     *((name, "bigger_head") for name in ("gradcam", "layercam", "shapleycam", "ablationcam")),
+    *((name, "vit") for name in ("attention_rollout", "gradient_attention", "gradcam", "eigencam", "ablationcam")),
+    ("confidence_map", "nin"),
 ]
 
 
 @pytest.fixture(scope="module")
-def nets() -> list[Classifier]:
-    return list(small_classifiers())
+def nets(nin: Classifier) -> list[Classifier]:
+    return [*small_classifiers(), nin]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,6 +16,8 @@ from xaibench.testing.small import CLASSES
 OURS: dict[str, tuple[str, dict[str, str]]] = {  # full name and options, where the plain name is not enough
     "gcm": ("gcm", {"encoder": "tf_efficientnet_lite0", "weights": "package"}),
     "timm": ("timm:test_resnet", {}),
+    "module": ("module:tests.classifiers.networks:make", {}),
+    "nin": ("nin", {"model": "test_resnet"}),
 }
 
 

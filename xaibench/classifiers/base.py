@@ -39,10 +39,15 @@ class Classifier(nn.Module, ABC):
         body_is_frozen: nothing trains in `features`, so training computes them once.
         own_maps: names of the maps that `head_with_maps` returns.
         head_is_pooled_linear: the head is global average pooling and one linear layer, which CAM needs.
+        comes_trained: the weights are there when it is made, and no recipe trains it.
+        has_features: there is a layer to explain; False for a program that can't be looked into, whose `features` are
+            the images.
     """
 
     body_is_frozen = False
     head_is_pooled_linear = False
+    comes_trained = False
+    has_features = True
     own_maps: tuple[str, ...] = ()
 
     def __init__(self, classes: Sequence[str], input_size: int) -> None:

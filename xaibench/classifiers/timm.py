@@ -1,4 +1,4 @@
-"""Any timm CNN as a classifier: ``densenet121`` by name, the rest as ``timm:MODEL``."""
+"""Any timm CNN or Vision Transformer as a classifier: ``densenet121`` by name, the rest as ``timm:MODEL``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xaibench.classifiers.base import Classifier
-from xaibench.classifiers.weights import build_backbone, normalize_of
+from xaibench.classifiers.tokens import TokenGrid, is_vision_transformer
+from xaibench.classifiers.weights import build_backbone, normalize_of, pretrained_config
 from xaibench.errors import UsageError, first_line
 
 
 class TimmClassifier(Classifier):
-    """A timm CNN with a fresh last layer; all of it trains.
+    """A timm CNN or Vision Transformer with a fresh last layer; all of it trains.
 
     Args:
         classes: K class names.
@@ -26,7 +27,8 @@ class TimmClassifier(Classifier):
             that pretrained weights know. Brought there bilinearly; maps stay in the images' frame.
         seed: of the last layer's initial weights (of all, when weights are "random").
 
-    `features` are `forward_features`, (B, C, h, w): DenseNet-121 1024 x 8 x 8 at 256 px.
+    `features` are `forward_features`, (B, C, h, w): DenseNet-121 1024 x 8 x 8 at 256 px. A Vision Transformer takes any
+    size that its patches divide; its features are the patch tokens that enter its last block, see `TokenGrid`.
 
     Raises:
         UsageError: an unknown model, one that does not take the input size, or whose features are no (B, C, h, w).
@@ -48,20 +50,31 @@ class TimmClassifier(Classifier):
             raise UsageError(f"timm:{model}: resize = {resize!r}; it is a side of 32 to 2048 pixels")
         self.resize = None if resize == input_size else resize
         self.model: Any  # an nn.Module with timm's further methods
-        self.model, self.weights = build_backbone(model, weights, seed=seed, num_classes=len(classes))
+        sized = size_options(model, self.resize or input_size)
+        self.model, self.weights = build_backbone(model, weights, seed=seed, num_classes=len(classes), **sized)
         self.normalize = normalize_of(model)
+        self.tokens = TokenGrid(self.model, self._prepare) if is_vision_transformer(self.model) else None
+        self.channels_are_last = False
         self._try(model)
         last: Any = self.model.get_classifier()
         self.last_layer = last if isinstance(last, nn.Linear) else None
         self.head_is_pooled_linear = self.last_layer is not None and self._pools_then_multiplies()
 
     def features(self, images: Tensor) -> Tensor:
-        if self.resize is not None:
-            images = F.interpolate(images, size=self.resize, mode="bilinear", align_corners=False)
-        return self.model.forward_features(self.normalize(images))  # type: ignore[no-any-return]
+        if self.tokens is not None:
+            return self.tokens.features(images)
+        features: Tensor = self.model.forward_features(self._prepare(images))
+        return features.permute(0, 3, 1, 2) if self.channels_are_last else features
 
     def head(self, features: Tensor, images: Tensor) -> Tensor:
-        return self.model.forward_head(features)  # type: ignore[no-any-return]
+        if self.tokens is not None:
+            return self.tokens.head(features, images)
+        return self.model.forward_head(features.permute(0, 2, 3, 1) if self.channels_are_last else features)  # type: ignore[no-any-return]
+
+    def _prepare(self, images: Tensor) -> Tensor:
+        if self.resize is not None:
+            images = F.interpolate(images, size=self.resize, mode="bilinear", align_corners=False)
+        return self.normalize(images)  # type: ignore[no-any-return]
 
     def class_weights(self) -> Tensor:
         """Return the last layer's weights, (K, C).
@@ -79,13 +92,19 @@ class TimmClassifier(Classifier):
         self.eval()
         try:
             with torch.no_grad():
-                features = self.features(torch.zeros(1, 3, self.input_size, self.input_size))
-                # A Swin's grid is (B, h, w, C); a Vision Transformer's tokens are (B, N, C).
-                if features.ndim != 4 or features.shape[1] != self.model.num_features:
+                images = torch.zeros(1, 3, self.input_size, self.input_size)
+                features = self.features(images)
+                # A Swin's grid is (B, h, w, C); other transformers' tokens are (B, N, C).
+                channels = getattr(self.model, "embed_dim", None) if self.tokens else self.model.num_features
+                if features.ndim == 4 and features.shape[1] != channels and features.shape[3] == channels:
+                    self.channels_are_last = True
+                    features = features.permute(0, 3, 1, 2)
+                if features.ndim != 4 or features.shape[1] != channels:
                     raise UsageError(
-                        f"timm:{model}'s features have shape {tuple(features.shape)}, not (B, C, h, w): take a CNN"
+                        f"timm:{model}'s features have shape {tuple(features.shape)}, not (B, C, h, w): take a CNN or "
+                        "a plain Vision Transformer (vit_*, deit_*)"
                     )
-                self.model.forward_head(features)
+                self.head(features, images)
         except (RuntimeError, ValueError, AssertionError) as error:
             side = self.resize or self.input_size
             raise UsageError(f"timm:{model} takes no images of {side} px: {first_line(error)}") from error
@@ -95,19 +114,27 @@ class TimmClassifier(Classifier):
     def _pools_then_multiplies(self) -> bool:
         """Try the head on random features against its closed form: what the layers are called proves nothing."""
         assert self.last_layer is not None
+        if self.tokens is not None:
+            return False
         training = self.training
         self.eval()
         generator = torch.Generator().manual_seed(0)
         features = torch.randn(2, self.last_layer.in_features, 3, 4, generator=generator)
         try:
             with torch.no_grad():
-                logits = self.model.forward_head(features)
+                logits = self.head(features, features)
                 closed = F.linear(features.mean(dim=(-2, -1)), self.last_layer.weight, self.last_layer.bias)
             return logits.shape == closed.shape and bool(torch.allclose(logits, closed, atol=1e-4))
         except (RuntimeError, ValueError):
             return False
         finally:
             self.train(training)
+
+
+def size_options(model: str, size: int) -> dict[str, int]:
+    """Return what timm needs to make a model for images of that side: a position embedding fits one grid alone."""
+    config = pretrained_config(model)
+    return {"img_size": size} if config is not None and config.fixed_input_size else {}
 
 
 def densenet121(

@@ -39,21 +39,23 @@ def command(
     xaibench train densenet121 --benchmark chestxray8-4class --data-root DIR
     """
     replaced, fields = pairs(options, "--option"), pairs(recipe, "--recipe")
-    from xaibench.benchmark import load_benchmark, override
+    from xaibench.benchmark import load_benchmark
     from xaibench.cli.output import print_json
     from xaibench.cli.progress import progress_bars
     from xaibench.errors import UsageError
-    from xaibench.harness.setup import choose_device, duration, load_splits, make_classifier, obtain_weights
+    from xaibench.harness.setup import choose_device, duration, load_splits, make_classifier, obtain_weights, spec_of
 
     if out is not None and out.suffix != ".safetensors":
         raise UsageError(f"--out {out}: a checkpoint's name ends in .safetensors")
     protocol = load_benchmark(benchmark)
-    spec = override(protocol.classifier(classifier), replaced, fields)
+    spec = spec_of(classifier, protocol, replaced, fields)
     with progress_bars(quiet=quiet or as_json) as progress:
         splits = load_splits(protocol, data_root)
         for note in splits.notes:
             progress.say(note)
         model = make_classifier(classifier, spec, protocol).to(choose_device(device))
+        if model.comes_trained:
+            raise UsageError(f"{classifier} comes with its weights: evaluate it with xaibench run {classifier}")
         checkpoint = obtain_weights(
             classifier, model, spec, protocol, splits, retrain=retrain, devices=devices, progress=progress
         )

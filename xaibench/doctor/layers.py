@@ -20,11 +20,14 @@ _SPATIAL = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 def check(patient: Patient) -> Iterator[Finding]:
     """Say which layer is the target and why; find in-place changes of it, and a layer too early or too late."""
     classifier, images = patient.classifier, patient.images[:1]
+    if not classifier.has_features:
+        yield Finding("note", "layer", "there is no target layer: the network is a program, run as it is", "", _who)
+        return
     with torch.no_grad():
         body = _outputs(classifier, lambda: classifier.features(images))
         features = body.result
         kept = features.clone()
-        head = _outputs(classifier, lambda: classifier.head(features, images))
+        head = _outputs(classifier, lambda: classifier.head(features, images), kept)
     name = _maker(body, kept)
     channels, height, width = features.shape[1:]
     where = f"the output of {name}" if name else "what features() returns"
@@ -87,13 +90,21 @@ class _Seen:
         return {name for name, _, _ in self.calls}
 
 
-def _outputs(classifier: Classifier, call: Any) -> _Seen:
+def _outputs(classifier: Classifier, call: Any, features: Tensor | None = None) -> _Seen:
+    """Run `call` and note its layers; those alone that follow the one that gives `features`, should one do.
+
+    A head may be the whole network again with one layer's output replaced: what comes before is not behind the target.
+    """
     seen, handles = _Seen(), []
     for name, layer in classifier.named_modules():
-        if name and not list(layer.children()):
+        if name:
 
             def note(layer: nn.Module, _: Any, output: Any, name: str = name) -> None:
-                if isinstance(output, Tensor):
+                if not isinstance(output, Tensor):
+                    return
+                if features is not None and output.shape == features.shape and torch.equal(output, features):
+                    seen.calls.clear()
+                elif not list(layer.children()):
                     seen.calls.append((name, layer, output))
 
             handles.append(layer.register_forward_hook(note))

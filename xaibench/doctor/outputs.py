@@ -70,7 +70,10 @@ def _gradients(patient: Patient) -> Iterator[Finding]:
         features = patient.prediction.features[:1].detach().clone().requires_grad_(True)
         of_features = _gradient(classifier.head(features * 1, images.detach()), features)
         of_images = _gradient(classifier(images), images)
-    if of_features is None or float(of_features.abs().max()) == 0:
+    if of_images is None and not classifier.has_features:
+        what = "the program gives no gradient: methods that need one do not apply, those of forward passes do"
+        yield Finding("note", "gradient", what, "", _who)
+    elif of_features is None or float(of_features.abs().max()) == 0:
         yield Finding(
             "error",
             "gradient",

@@ -31,12 +31,14 @@ class Explainer(ABC):
             the one forward pass.
         completeness: "sum" or "mean", which of its maps' values promises to be the class's logit less that of
             `baselines`; None promises nothing.
+        fixed: its maps were made elsewhere, so that it can't explain a changed image or another network.
     """
 
     class_specific: ClassVar[bool] = True
     is_baseline: ClassVar[bool] = False
     runs_body: ClassVar[bool] = False
     completeness: ClassVar[Literal["sum", "mean"] | None] = None
+    fixed: ClassVar[bool] = False
 
     def prepare(self, splits: Splits) -> None:  # noqa: B027 - most have nothing to learn
         """Learn from the data what the method needs (prior boxes); called once before `explain`.

@@ -80,6 +80,9 @@ class LibraryCAM(Explainer):
     rectified: ClassVar[bool] = False
     needs_gradients: ClassVar[bool] = True
 
+    def check(self, classifier: Classifier) -> None:
+        check_features(classifier, type(self).__name__.lower())
+
     def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
         maps = self.signed(classifier, prediction, targets)
         return upsample(maps.relu() if self.rectified else maps, prediction.frame)
@@ -115,6 +118,19 @@ class LibraryCAM(Explainer):
         """Return the library's map, (B, h, w)."""
         return traced.cam.get_cam_image(  # type: ignore[no-any-return]
             traced.features, traced.head.explained, traced.scores, traced.activations, traced.gradients, False
+        )
+
+
+def check_features(classifier: Classifier, explainer: str) -> None:
+    """Return if the classifier has a layer to explain.
+
+    Raises:
+        NotApplicableError: it is a program that can't be looked into.
+    """
+    if not classifier.has_features:
+        raise NotApplicableError(
+            f"{explainer} needs the features of a layer, and {type(classifier).__name__} is a program that shows none: "
+            "use rise or occlusion, which need forward passes only"
         )
 
 

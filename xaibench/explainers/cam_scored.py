@@ -15,6 +15,7 @@ from torch import Tensor
 from xaibench.classifiers.base import Classifier
 from xaibench.errors import UsageError
 from xaibench.explainers.base import Explainer, upsample
+from xaibench.explainers.cam import check_features
 from xaibench.types import Prediction
 
 
@@ -34,6 +35,9 @@ class _ScoredCAM(Explainer):
         if batch_size < 1:
             raise UsageError(f"{self.name}: batch_size = {batch_size}; it is at least 1")
         self.batch_size = batch_size
+
+    def check(self, classifier: Classifier) -> None:
+        check_features(classifier, self.name)
 
     def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
         return upsample(self.signed(classifier, prediction, targets).relu(), prediction.frame)

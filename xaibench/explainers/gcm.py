@@ -14,20 +14,31 @@ from xaibench.explainers.base import Explainer
 from xaibench.types import Prediction
 
 
-class _OwnMap(Explainer):
+class OwnMap(Explainer):
+    """Base of the explainers that hand over a map of the classifier itself.
+
+    Attributes:
+        name: as registered, for messages.
+        map_name: the classifier's name of the map, one of its `own_maps`.
+        maker: the classifier that has it, for messages.
+    """
+
     name: str
     map_name: str
+    maker: str = "gcm"
 
     def check(self, classifier: Classifier) -> None:
         if self.map_name not in classifier.own_maps:
             raise NotApplicableError(
-                f"{self.name} is made of GCM's own maps and {type(classifier).__name__} has no {self.map_name!r}: "
-                "use gradcam, or the classifier gcm"
+                f"{self.name} is made of {self.maker.upper()}'s own maps and {type(classifier).__name__} has no "
+                f"{self.map_name!r}: use gradcam, or the classifier {self.maker}"
             )
 
     def own_maps(self, prediction: Prediction) -> Tensor:
         if self.map_name not in prediction.maps:
-            raise NotApplicableError(f"the prediction has no {self.map_name!r} map: use gradcam, or the classifier gcm")
+            raise NotApplicableError(
+                f"the prediction has no {self.map_name!r} map: use gradcam, or the classifier {self.maker}"
+            )
         return prediction.maps[self.map_name].detach()
 
     def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
@@ -35,13 +46,13 @@ class _OwnMap(Explainer):
         return maps[torch.arange(len(maps), device=maps.device), targets].float()
 
 
-class CWM(_OwnMap):
+class CWM(OwnMap):
     """Class weight map: the weight of each pixel in the class's score (the paper's visualisation, sec. 3.2)."""
 
     name = map_name = "cwm"
 
 
-class CCM(_OwnMap):
+class CCM(OwnMap):
     """Class contribution map: image times CWM; its mean is the class's score exactly."""
 
     name = map_name = "ccm"
@@ -51,7 +62,7 @@ class CCM(_OwnMap):
         return images[:, None][:, :0]
 
 
-class CCMContrast(_OwnMap):
+class CCMContrast(OwnMap):
     """The class's contribution map minus the mean of the other classes': what speaks for this class and no other.
 
     Softmax sees only differences between classes, so a high CWM alone is not evidence. The mean of this map is the

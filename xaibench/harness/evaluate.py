@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import xaibench
-from xaibench.benchmark import Benchmark, ClassifierSpec, digest, load_benchmark, override
-from xaibench.classifiers.base import Classifier, hash_tensors
+from xaibench.benchmark import Benchmark, ClassifierSpec, digest, load_benchmark
+from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split, Splits
 from xaibench.doctor import glance
 from xaibench.errors import UsageError, XaibenchError
@@ -30,6 +30,8 @@ from xaibench.harness.setup import (
     make_classifier,
     make_explainers,
     obtain_weights,
+    spec_of,
+    weights_hash,
 )
 from xaibench.harness.stream import MapMetric, Records, stream
 from xaibench.harness.summary import summarize
@@ -41,7 +43,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "grad-cam", "captum", "numpy", "sci
 
 
 def evaluate(
-    classifier: str,
+    classifier: str | nn.Module,
     explainers: Sequence[str],
     benchmark: str | Path | Benchmark = "phantom",
     *,
@@ -59,12 +61,14 @@ def evaluate(
     """Evaluate a classifier and its explainers, training the classifier first where no checkpoint of its recipe exists.
 
     Args:
-        classifier: its registered name, such as "gcm" or "timm:resnet50".
+        classifier: its registered name, such as "gcm" or "timm:resnet50"; or a network of your own, any `nn.Module`
+            from images (B, 3, H, W) to logits (B, K), whose weights stay as they are.
         explainers: registered names, at least one; the benchmark's baselines come beside them.
         benchmark: a registered name, a TOML file, or a `Benchmark`.
         data_root: the folder of the data, for datasets that need one.
         out: the folder of the run directories ("runs" from the command line); None keeps nothing on disk.
-        options, recipe: replace options of the classifier, or fields of its recipe.
+        options, recipe: replace options of the classifier, or fields of its recipe. A network of your own has the
+            options of `xaibench.classifiers.module.ModuleClassifier` (normalize, layer, channels, resize, outputs).
         checkpoint: trained weights to use; they must come from the same recipe.
         metrics: replace the benchmark's, and with them its hash: names, wildcards, categories, or "all"; see
             `xaibench.harness.selection.select_metrics`.
@@ -89,12 +93,13 @@ def evaluate(
         raise UsageError('metrics: give a list of at least one name, category or wildcard, such as ["localization"]')
     protocol = benchmark if isinstance(benchmark, Benchmark) else load_benchmark(benchmark)
     protocol, left_out = (protocol, []) if metrics is None else select_metrics(protocol, metrics)
-    spec = override(protocol.classifier(classifier), options or {}, recipe or {})
+    spec = spec_of(classifier, protocol, options or {}, recipe or {})
     classification, localization = load_metrics(protocol)
     splits = load_splits(protocol, data_root)
     for note in splits.notes:
         progress.say(note)
     model = make_classifier(classifier, spec, protocol).to(choose_device(device))
+    classifier = classifier if isinstance(classifier, str) else type(classifier).__name__
     asked, baselines, notes = make_explainers(explainers, protocol.localization.baselines, model, splits)
     weights = obtain_weights(
         classifier, model, spec, protocol, splits, given=checkpoint, devices=devices, progress=progress
@@ -231,12 +236,12 @@ def _record(
     seconds: float,
     batch_size: int,
 ) -> dict[str, Any]:
-    images = len(splits.test)
+    images, recipe, came = len(splits.test), checkpoint.making.hash, classifier.weights.source
     return {
         "weights": {
-            "sha256": hash_tensors(classifier.trained_state().items()),
-            "source": f"recipe {checkpoint.making.hash[:12]}, on {classifier.weights.source}",
-            "recipe_hash": checkpoint.making.hash,
+            "sha256": weights_hash(classifier),
+            "source": f"as they came: {came}" if classifier.comes_trained else f"recipe {recipe[:12]}, on {came}",
+            "recipe_hash": recipe,
             "pretrained": asdict(classifier.weights),
             "history": checkpoint.history,
         },

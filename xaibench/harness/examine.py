@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xaibench.benchmark import Benchmark, load_benchmark, override
+from xaibench.benchmark import Benchmark, load_benchmark
 from xaibench.doctor.diagnose import diagnose, draw
-from xaibench.errors import DataError, NotApplicableError, WeightsError
+from xaibench.errors import DataError, NotApplicableError, UsageError, WeightsError
 from xaibench.findings import Finding
-from xaibench.harness.setup import Broken, choose_device, load_splits, make_classifier, ready_or_broken
+from xaibench.harness.setup import Broken, choose_device, load_splits, make_classifier, ready_or_broken, spec_of
 from xaibench.training.checkpoint import Making, find_checkpoint, load_weights, read_checkpoint
 
 
@@ -38,15 +38,19 @@ def examine(
         XaibenchError: a name, an option or the data is wrong.
     """
     protocol = benchmark if isinstance(benchmark, Benchmark) else load_benchmark(benchmark)
-    spec = override(protocol.classifier(classifier), options or {}, recipe or {})
+    spec = spec_of(classifier, protocol, options or {}, recipe or {})
     splits = load_splits(protocol, data_root)
     if not len(splits.test):
         raise DataError(f"benchmark {protocol.name!r} has no test images here: look with xaibench data check")
     model = make_classifier(classifier, spec, protocol).to(choose_device(device))
     found: list[Finding] = []
     making = Making.of(classifier, spec, protocol, splits)
+    if model.comes_trained and checkpoint:
+        raise UsageError(f"{classifier} comes with its weights: it takes no checkpoint")
     known = read_checkpoint(checkpoint) if checkpoint else find_checkpoint(protocol.name, making)
-    if known is not None:
+    if model.comes_trained:
+        found.append(Finding("note", "weights", f"as they came: {model.weights.source}", "", "classifier"))
+    elif known is not None:
         try:
             load_weights(model, known)
         except WeightsError as error:

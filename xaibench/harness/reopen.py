@@ -10,11 +10,18 @@ from typing import Any
 from torch import Tensor
 
 from xaibench.benchmark import ClassifierSpec
-from xaibench.classifiers.base import Classifier, hash_tensors
+from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split, Splits
 from xaibench.errors import DataError, UsageError, WeightsError, XaibenchError, did_you_mean
 from xaibench.harness.run import Run
-from xaibench.harness.setup import choose_device, load_splits, make_classifier, make_explainers, obtain_weights
+from xaibench.harness.setup import (
+    choose_device,
+    load_splits,
+    make_classifier,
+    make_explainers,
+    obtain_weights,
+    weights_hash,
+)
 from xaibench.harness.stream import Sheet, stream
 from xaibench.progress import Progress
 from xaibench.training.checkpoint import Making, find_checkpoint
@@ -118,14 +125,15 @@ def reopen(
     _check_data(run, splits, data, data_root)
     classifier = make_classifier(run.classifier, spec, run.benchmark).to(choose_device(device))
     making = Making.of(run.classifier, spec, run.benchmark, splits)
-    if checkpoint is None and find_checkpoint(run.benchmark.name, making) is None:
+    trains = not classifier.comes_trained
+    if trains and checkpoint is None and find_checkpoint(run.benchmark.name, making) is None:
         raise WeightsError(
             f"the weights of run {_name(run)} (recipe {making.hash[:12]}) are not in the cache: "
             "give --checkpoint FILE, or train them again with xaibench train"
         )
     obtain_weights(run.classifier, classifier, spec, run.benchmark, splits, given=checkpoint)
     classifier.optimized()
-    found = hash_tensors(classifier.trained_state().items())
+    found = weights_hash(classifier)
     if found != weights.get("sha256"):
         raise WeightsError(
             f"the weights of this recipe are not those of run {_name(run)} (sha256 {found[:12]}, there "

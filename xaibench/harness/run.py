@@ -117,6 +117,12 @@ class Run:
         }
         return {"run": run, "scores": [score.to_json() for score in self.scores]}
 
+    def _repr_html_(self) -> str:
+        """Show the tables in a notebook."""
+        from xaibench.reports.notebook import run_html  # reports know runs, not the reverse
+
+        return run_html(self)
+
     def images(self) -> pd.DataFrame:
         """Read the per-image scores: image, patient, class, explainer, metric, value, chance.
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xaibench import registry
-from xaibench.benchmark import Benchmark, ClassifierSpec, Recipe
-from xaibench.classifiers.base import Classifier
+from xaibench.benchmark import Benchmark, ClassifierSpec, Recipe, override
+from xaibench.classifiers.base import Classifier, Weights, hash_tensors
 from xaibench.datasets.base import Splits
 from xaibench.errors import NotApplicableError, PluginError, UsageError, WeightsError, XaibenchError
 from xaibench.explainers.base import Explainer
 from xaibench.harness.stream import MapMetric
 from xaibench.memory import keep_freed_memory
 from xaibench.metrics.base import Metric
-from xaibench.plugins import accepts, build
+from xaibench.plugins import accepts, build, check_options
 from xaibench.progress import Progress
 from xaibench.registry import BrokenPluginError
 from xaibench.training.checkpoint import (
@@ -69,14 +70,66 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def make_classifier(name: str, spec: ClassifierSpec, benchmark: Benchmark) -> Classifier:
-    """Make a classifier by a benchmark's options, its trained part still untrained."""
+def spec_of(
+    name: str | nn.Module, benchmark: Benchmark, options: Mapping[str, Any], recipe: Mapping[str, Any]
+) -> ClassifierSpec:
+    """Return a classifier's options and recipe; one that comes trained needs neither from the benchmark.
+
+    Raises:
+        BenchmarkError: the benchmark has no recipe for it, or an override is wrong.
+        PluginError: unknown or broken.
+    """
+    if isinstance(name, nn.Module):
+        comes_trained, name = True, type(name).__name__
+    else:
+        comes_trained = getattr(registry.get("classifiers", name).load(), "comes_trained", False)
+    if comes_trained:
+        if recipe:
+            raise UsageError(f"{name} comes with its weights and is not trained: leave out the recipe's {min(recipe)}")
+        return override(benchmark.classifiers.get(name, ClassifierSpec()), options, {})
+    return override(benchmark.classifier(name), options, recipe)
+
+
+def make_classifier(name: str | nn.Module, spec: ClassifierSpec, benchmark: Benchmark) -> Classifier:
+    """Make a classifier by a benchmark's options, its trained part still untrained; wrap one that is a module.
+
+    Raises:
+        UsageError: a `Classifier` of other classes or another input size than the benchmark's.
+    """
+    if isinstance(name, nn.Module):
+        return _wrapped(name, spec, benchmark)
     options: Mapping[str, Any] = spec.options
     if accepts("classifiers", name, "seed"):
         options = {"seed": spec.recipe.seed, **options}
     made = build("classifiers", name, classes=benchmark.classes, input_size=benchmark.input_size, **options)
     assert isinstance(made, Classifier)
     return made
+
+
+def _wrapped(module: nn.Module, spec: ClassifierSpec, benchmark: Benchmark) -> Classifier:
+    from xaibench.classifiers.module import ModuleClassifier
+
+    if not isinstance(module, Classifier):
+        allowed = dict(spec.options)
+        check_options(ModuleClassifier, type(module).__name__, {"classes": (), "module": module, **allowed})
+        return ModuleClassifier(benchmark.classes, benchmark.input_size, module=module, **allowed)
+    if spec.options:
+        raise UsageError(f"{type(module).__name__} is made already: leave out the option {min(spec.options)}")
+    for what, its, wanted in (
+        ("classes", list(module.classes), list(benchmark.classes)),
+        ("input_size", module.input_size, benchmark.input_size),
+    ):
+        if its != wanted:
+            raise UsageError(f"{type(module).__name__} has {what} = {its}, benchmark {benchmark.name!r} {wanted}")
+    made = copy.deepcopy(module)  # the user's own keeps its mode and layout
+    made.comes_trained = True
+    made.weights = Weights(f"as given, on {made.weights.source}", hash_tensors(made.state_dict().items()))
+    return made
+
+
+def weights_hash(classifier: Classifier) -> str:
+    """Return the sha256 of what a recipe trained, or of the weights that came with the classifier."""
+    return classifier.weights.sha256 if classifier.comes_trained else hash_tensors(classifier.trained_state().items())
 
 
 def obtain_weights(
@@ -93,6 +146,8 @@ def obtain_weights(
 ) -> Checkpoint:
     """Load the checkpoint that the recipe makes, training it first where there is none.
 
+    A classifier that comes trained is left as it is.
+
     Args:
         given: a checkpoint to use instead; it must have been made by the same recipe on the same data.
         retrain: train even if there is one.
@@ -103,6 +158,10 @@ def obtain_weights(
     """
     progress = progress or Progress()
     making = Making.of(name, spec, benchmark, splits)
+    if classifier.comes_trained:
+        if given is not None or retrain:
+            raise UsageError(f"{name} comes with its weights: it takes no checkpoint and is not trained")
+        return Checkpoint(Path(), making)
     if given is not None:
         checkpoint = read_checkpoint(given)
         if differences := making.differences(checkpoint.making):

@@ -16,7 +16,7 @@ from xaibench.classifiers.base import Classifier
 from xaibench.errors import UsageError
 from xaibench.explainers.base import seed_of
 from xaibench.metrics import _ops
-from xaibench.metrics.explained import CHUNK, Explained
+from xaibench.metrics.explained import CHUNK, Explained, require_live
 from xaibench.types import Prediction
 
 KEEP = 2**29
@@ -46,6 +46,7 @@ def explain(explained: Explained, classifier: Classifier, prediction: Prediction
     """Return the maps (N, H, W) of the batch's explainer for a classifier and a prediction of its."""
     if not len(targets):
         return explained.maps[:0].float()
+    require_live(explained.explainer)
     with torch.no_grad():
         return explained.explainer.explain(classifier, prediction, targets).detach().float()
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from xaibench.classifiers.base import Classifier
+from xaibench.errors import NotApplicableError
 from xaibench.explainers.base import Explainer
 from xaibench.types import Prediction
 
@@ -90,7 +91,11 @@ class Explained:
         """Explain the same class of changed images, (N, 3, H, W) in [0, 1]: (N, H, W).
 
         An image keeps its pair's id, so what a stochastic explainer draws stays the same.
+
+        Raises:
+            NotApplicableError: the explainer's maps were made elsewhere.
         """
+        require_live(self.explainer)
         ids = [self.prediction.ids[row] for row in rows.tolist()]
         maps = []
         for part, names, targets in zip(
@@ -100,6 +105,16 @@ class Explained:
                 prediction = self.classifier.predict(part.contiguous(memory_format=torch.channels_last), names)
                 maps.append(self.explainer.explain(self.classifier, prediction, targets))
         return torch.cat(maps)
+
+
+def require_live(explainer: Explainer) -> None:
+    """Refuse an explainer whose maps were made elsewhere: that they do not change would say nothing of its method.
+
+    Raises:
+        NotApplicableError: it is one.
+    """
+    if explainer.fixed:
+        raise NotApplicableError("its maps were made elsewhere: it can't explain a changed image or another network")
 
 
 def class_score(logits: Tensor, targets: Tensor, task: str, output: Output) -> Tensor:

@@ -99,13 +99,9 @@ def small_prediction(classifier: Classifier, count: int = 7, size: int | None = 
 def small_classifiers() -> Iterator[Classifier]:
     """Yield classifiers of 64 px in eval mode, one for each kind of explainer: a CNN, GCM, a Vision Transformer."""
     from xaibench.classifiers import create
-    from xaibench.errors import XaibenchError
 
     yield Small().eval()
     yield create(
         "gcm", classes=CLASSES, input_size=SIZE, encoder="tf_efficientnet_lite0", weights="package", decoders="shared"
     ).eval()
-    try:
-        yield create("timm:test_vit", classes=CLASSES, input_size=160, weights="random").eval()
-    except XaibenchError:  # an xaibench that takes CNNs only
-        return
+    yield create("timm:test_vit", classes=CLASSES, input_size=SIZE, weights="random").eval()

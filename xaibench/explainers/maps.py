@@ -1,0 +1,162 @@
+"""``maps:DIR``: maps made elsewhere, so that any method in any language can be compared."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xaibench.classifiers.base import Classifier
+from xaibench.datasets.base import Splits
+from xaibench.errors import DataError, UsageError, first_line
+from xaibench.explainers.base import Explainer, upsample
+from xaibench.explainers.plain_pickle import read_pickle
+from xaibench.types import Frame, Prediction
+
+SUFFIXES = (".npy", ".png", ".pkl", ".pickle")
+_IMAGES = (".png", ".jpg", ".jpeg", ".dcm", ".tif", ".tiff", ".bmp")
+
+
+class Maps(Explainer):
+    """Maps from files, in the frame of the image: any size, brought to the input's bilinearly.
+
+    A file is named ``IMAGE_CLASS`` or stands as ``CLASS/IMAGE``, where IMAGE is the image's id with or without its
+    suffix, slashes as underscores, and spaces of CLASS may be underscores; CheXlocalize's ``IMAGE_CLASS_map.pkl`` is
+    understood too. It is one of
+
+    - ``.npy``: (H, W) numbers (leading axes of length 1 are dropped), never pickled objects;
+    - ``.png``: grey of 8 or 16 bits, read as 0 to 1;
+    - ``.pkl``: CheXlocalize's dictionary with ``map``, or an array or tensor; read without executing it.
+
+    Metrics that explain a changed image, or with changed weights, are given up: these maps would stay as they are.
+
+    Args:
+        folder: where the maps are, at any depth.
+        allow_missing: a map that is missing is undefined (NaN), not an error.
+
+    Raises:
+        UsageError: no such folder.
+    """
+
+    argument: ClassVar[str] = "folder"
+    fixed = True
+
+    def __init__(self, folder: str, allow_missing: bool = False) -> None:
+        self.folder, self.allow_missing = Path(folder).expanduser(), allow_missing
+        if not self.folder.is_dir():
+            raise UsageError(f"maps:{folder}: no such folder")
+        self._files: dict[str, list[Path]] = defaultdict(list)
+        for where, _, names in os.walk(self.folder):
+            for name in sorted(names):
+                path = Path(where, name)
+                if path.suffix.lower() in SUFFIXES:
+                    self._files[path.relative_to(self.folder).with_suffix("").as_posix()].append(path)
+        if not self._files:
+            raise UsageError(f"maps:{folder} holds no {', '.join(SUFFIXES)}")
+
+    def prepare(self, splits: Splits) -> None:
+        """Look for the map of every test image and class with a region.
+
+        Raises:
+            DataError: some are missing; says how many, and the first.
+        """
+        test = splits.test
+        pairs = [(test.ids[row], test.classes[target]) for row in range(len(test)) for target in test.regions(row)]
+        missing = [pair for pair in pairs if self.find(*pair) is None]
+        if missing and not self.allow_missing:
+            first = ", ".join(f"{image}_{name}" for image, name in missing[:3])
+            raise DataError(
+                f"maps:{self.folder}: {len(missing)} of {len(pairs)} maps are missing, first {first} "
+                f"({' or '.join(SUFFIXES)}): add them, or take allow_missing = true"
+            )
+
+    def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
+        """Return the maps; all NaN where one is missing.
+
+        Raises:
+            DataError: a file is damaged or holds no map; or one is missing and `allow_missing` is off.
+        """
+        names = [classifier.classes[target] for target in targets.tolist()]
+        maps = [self._map(image, name, prediction.frame) for image, name in zip(prediction.ids, names, strict=True)]
+        return torch.stack(maps).to(prediction.images.device)
+
+    def find(self, image: str, name: str) -> Path | None:
+        """Return the file of an image and class, None if there is none.
+
+        Raises:
+            DataError: there are two.
+        """
+        found = [path for key in _keys(image, name) for path in self._files.get(key, ())]
+        if len(found) > 1:
+            raise DataError(f"maps:{self.folder}: {found[0]} and {found[1]} are both the map of {image}, {name}")
+        return found[0] if found else None
+
+    def _map(self, image: str, name: str, frame: Frame) -> Tensor:
+        path = self.find(image, name)
+        if path is not None:
+            return upsample(torch.from_numpy(read_map(path))[None], frame)[0]
+        if self.allow_missing:
+            return torch.full((frame.height, frame.width), torch.nan)
+        raise DataError(f"maps:{self.folder}: no map of {image}, {name}")
+
+
+def read_map(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Read a map, (H, W) float32; see `Maps` for the formats.
+
+    Raises:
+        DataError: the file is damaged, or holds no map.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".png":
+        return _read_png(path)
+    found: Any = _read_npy(path) if suffix == ".npy" else read_pickle(path)
+    if isinstance(found, dict):
+        if "map" not in found:
+            raise DataError(f"{path}: a dictionary without 'map', only {', '.join(map(str, found))[:80]}")
+        found = found["map"]
+    if isinstance(found, Tensor):
+        found = found.detach().float().numpy()
+    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub":
+        raise DataError(f"{path} holds no numbers")
+    while found.ndim > 2 and found.shape[0] == 1:
+        found = found[0]
+    if found.ndim != 2 or not found.size:
+        raise DataError(f"{path} has shape {found.shape}; a map is (H, W)")
+    return np.ascontiguousarray(found, dtype=np.float32)
+
+
+def _read_npy(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} is no array of numbers: {first_line(error)}") from error
+
+
+def _read_png(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            mode, values = opened.mode, np.asarray(opened)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{path} is no image: {first_line(error)}") from error
+    if mode not in ("L", "1") and not mode.startswith("I"):
+        raise DataError(f"{path} is in colours ({mode}), which have no order: save the map as 8- or 16-bit grey")
+    top = {"L": 255, "1": 1}.get(mode, 65535)
+    return values.astype(np.float32) / np.float32(top)
+
+
+def _keys(image: str, name: str) -> Iterator[str]:
+    """Yield the names, without suffix, that a map may have."""
+    stem = image.rpartition(".")[0] if image.lower().endswith(_IMAGES) else image
+    for known in dict.fromkeys((image, stem, image.replace("/", "_"), stem.replace("/", "_"))):
+        for label in dict.fromkeys((name, name.replace(" ", "_"))):
+            yield f"{known}_{label}"
+            yield f"{known}_{label}_map"
+            yield f"{label}/{known}"
