@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shlex
 import statistics
 import sys
 import time
@@ -102,7 +103,7 @@ def main() -> int:
             rows.append(measure(name, study[name], benchmark, common, seed, arguments.data_root, arguments.runs))
     speeds = time_forward({name: study[name] for name in names}, benchmark)
     found = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": "python benchmarks/gcm_variants.py " + shlex.join(sys.argv[1:]),
         "benchmark": benchmark.name,
         "recipe": common,
         "rows": rows,
@@ -218,7 +219,7 @@ def write_page(table: Mapping[str, Any], variants: Mapping[str, Variant]) -> str
             f"| {name} | {variant.title}: {_settings(variant)} | {speed['milliseconds']:.1f} "
             f"| {speed['parameters']:,.0f} | {speed['trained']:,.0f} | {speed['macs'] / 1e6:,.0f} |"
         )
-    if len(variants) > 1 and "plain" in variants:
+    if "sharp" in variants and "plain" in variants:
         lines += ["", *verdicts(rows, variants, classes)]
     return "\n".join(lines) + "\n"
 
