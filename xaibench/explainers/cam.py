@@ -91,7 +91,9 @@ class LibraryCAM(Explainer):
         """Return the map before its ReLU, at the features' resolution, (B, h, w)."""
         head = Head(classifier, prediction.images.detach())
         features = prediction.features.detach()
-        with frozen(classifier):
+        # A gradient of the features alone leaves parameters as they are, and visiting a thousand of them would take as
+        # long as the map; what runs the head again must not make graphs of them.
+        with torch.enable_grad() if self.needs_gradients else frozen(classifier):
             cam = type(self).method(model=head, target_layers=[head.explained])
             try:
                 gradients = None
@@ -100,8 +102,7 @@ class LibraryCAM(Explainer):
                     outputs = cam.activations_and_grads(features)
                     scores = self.scores(targets, outputs)
                     asked = [score(output) for score, output in zip(scores, outputs, strict=True)]
-                    torch.autograd.backward(torch.stack(asked).sum())
-                    gradients = cam.activations_and_grads.gradients[0].detach().cpu().numpy()
+                    gradients = torch.autograd.grad(torch.stack(asked).sum(), features)[0].cpu().numpy()
                 else:
                     scores = self.scores(targets, prediction.logits)
                 activations = features.detach().cpu().numpy()

