@@ -20,6 +20,7 @@ from xaibench.testing.checking import (
     furthest,
     generators,
     newborn,
+    one_thread,
     reseeded,
     same,
 )
@@ -29,6 +30,7 @@ from xaibench.types import Prediction
 MAKE_REMEDY = "Take classes and input_size, and give every other option a default that needs no network."
 
 
+@one_thread()
 def check_classifier(
     name: str | Callable[..., Classifier],
     *,

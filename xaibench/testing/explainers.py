@@ -22,6 +22,7 @@ from xaibench.testing.checking import (
     furthest,
     generators,
     newborn,
+    one_thread,
     reseeded,
     same,
 )
@@ -31,6 +32,7 @@ from xaibench.types import Prediction
 TARGETS = (0, 1, 2, 3, 1, 1, 0)
 
 
+@one_thread()
 def check_explainer(
     name: str | Explainer,
     classifier: Classifier | Iterable[Classifier] | None = None,

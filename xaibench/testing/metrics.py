@@ -22,6 +22,7 @@ from xaibench.testing.checking import (
     furthest,
     generators,
     newborn,
+    one_thread,
     reseeded,
     same,
 )
@@ -30,6 +31,7 @@ CALL_REMEDY = "Take maps (B, H, W) float and masks (B, H, W) bool; return (B,) f
 POOL_REMEDY = "Let pool.columns(**parameters) be C, and pool.scores(means (r, C), **parameters) give (r, J, T) float64."
 
 
+@one_thread()
 def check_metric(name: str | Metric, **parameters: Any) -> list[Finding]:
     """Put a metric through the contract of its category.
 

@@ -7,6 +7,7 @@ network that zennit can't do justice to is refused.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -40,13 +41,13 @@ class LRP(Explainer):
     runs_body = True
     name: ClassVar[str]
 
+    @abstractmethod
     def composite(self, low: Tensor, high: Tensor) -> Any:
         """Return zennit's composite.
 
         Args:
             low, high: (1, 3, h, w), what the first layer sees of a black and of a white image.
         """
-        raise NotImplementedError
 
     def check(self, classifier: Classifier) -> None:
         who, image = type(classifier).__name__, sample_image(classifier)
