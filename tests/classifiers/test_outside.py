@@ -26,6 +26,7 @@ from xaibench.errors import NotApplicableError, UsageError, WeightsError
 from xaibench.explainers import create as create_explainer
 from xaibench.harness.evaluate import evaluate
 from xaibench.harness.reopen import reopen
+from xaibench.testing import check_classifier
 
 CLASSES = ["No Finding", "Cardiomegaly", "Pneumothorax", "Effusion"]
 BENCHMARK = tiny_benchmark()
@@ -273,6 +274,18 @@ def test_programs_give_the_network_s_logits(
         saliency.check(classifier)
         found = saliency.explain(classifier, prediction, targets)
         torch.testing.assert_close(found, saliency.explain(plain, plain.predict(images), targets), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "exported", "onnx"])
+def test_programs_pass_the_kit(kind: str, tmp_path: Path) -> None:
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+    save, batch = next((save, batch) for known, save, batch in PROGRAMS if known == kind)
+    save(tmp_path / "net.pt2", batch)
+    found = check_classifier(f"{kind}:{tmp_path}/net.pt2")
+    # ONNX has no gradient, which the kit says and which is no fault
+    assert [finding.check for finding in found] == (["gradient"] if kind == "onnx" else [])
+    assert all(finding.severity == "warning" for finding in found)
 
 
 @pytest.mark.parametrize("kind", ["torchscript", "exported", "onnx"])
