@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 import xaibench
 from tests.reports.runs import score
@@ -89,5 +90,5 @@ def saved_run(
         (),
         folder,
     )
-    save_run(run, rows, predictions)
+    save_run(run, [pd.DataFrame(rows)], pd.DataFrame(predictions))
     return run

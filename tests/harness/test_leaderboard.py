@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.tiny import tiny_benchmark
@@ -81,7 +82,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         ]
         run = Run(benchmark, classifier, (explainer,), ("random",), tuple(scores), full, (), tmp_path / "runs" / name)
         predictions = [{"image": image, "patient": "p"} for image in images]
-        save_run(run, rows, predictions)
+        save_run(run, [pd.DataFrame(rows)], pd.DataFrame(predictions))
         return tmp_path / "runs" / name
 
     return build

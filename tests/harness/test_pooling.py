@@ -20,8 +20,8 @@ from xaibench.datasets.base import Split, Splits
 from xaibench.explainers.base import Explainer
 from xaibench.harness.evaluate import evaluate
 from xaibench.harness.pooling import Pooling, tuned_choices
+from xaibench.harness.records import MapMetric, Records
 from xaibench.harness.run import Run
-from xaibench.harness.stream import MapMetric, Records
 from xaibench.metrics.pooled import iou_best, pxap
 from xaibench.reports.tables import print_run
 from xaibench.statistics import Resampling

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from tests.harness.saved_runs import RECORD
 from tests.reports.runs import benchmark
@@ -119,7 +120,7 @@ def write_run(
         tuple(notes),
         folder,
     )
-    save_run(run, rows, predictions)
+    save_run(run, [pd.DataFrame(rows)], pd.DataFrame(predictions))
     return run
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from tests.reports import runs
@@ -86,7 +87,7 @@ def write_run(
             rows += [where | {"explainer": explainer, "metric": m, "value": v} for m, v in values.items()]
         predictions.append(_labels(classes, image, patient, name))
     predictions += [_labels(classes, image, f"p-{image}", classes[0]) for image in unboxed]
-    save_run(run, rows, predictions)
+    save_run(run, [pd.DataFrame(rows)], pd.DataFrame(predictions))
     return run
 
 

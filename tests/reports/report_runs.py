@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from tests.reports import rated_runs, runs
@@ -104,5 +105,5 @@ def write_run(folder: Path, count: int = 16, **record: Any) -> tuple[Run, Shown]
     protocol = runs.benchmark(CLASSES, METRICS)
     run = Run(protocol, "gcm", EXPLAINERS, BASELINES, tuple(scores), kept | record, notes, folder)
     run = replace(run, benchmark=protocol.model_copy(update={"title": "<b>Toy</b> & 肺"}))
-    save_run(run, rows, predictions)
+    save_run(run, [pd.DataFrame(rows)], pd.DataFrame(predictions))
     return run, Shown(run, names)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import xaibench
@@ -253,10 +254,10 @@ def test_damaged_runs_and_bad_options_are_one_line(tmp_path: Path, two: tuple[Ru
         compared(run, classes=["Masse"])
     table = run.images()
     doubled = [*table.to_dict("records"), table.iloc[0].to_dict()]
-    save_run(run, doubled, run.predictions().to_dict("records"))
+    save_run(run, [pd.DataFrame(doubled)], run.predictions())
     with pytest.raises(XaibenchError, match="i000, Effusion, cwm, hit_rate stands there twice"):
         compared(run)
-    save_run(run, table.iloc[1:].to_dict("records"), run.predictions().to_dict("records"))
+    save_run(run, [table.iloc[1:]], run.predictions())
     with pytest.raises(UsageError, match=r"not scored on the same images: 1 .* such as i000 \(Effusion\)"):
         compared(run)
 
@@ -273,7 +274,7 @@ def test_a_metric_of_the_whole_dataset_is_ranked_and_not_tested(tmp_path: Path) 
         if score.metric == "energy"
         for value in [0.4 if score.explainer == "cwm" else 0.2]
     ]
-    save_run(replace(run, scores=tuple(scores)), run.images().to_dict("records"), run.predictions().to_dict("records"))
+    save_run(replace(run, scores=tuple(scores)), [run.images()], run.predictions())
     found = compare(tmp_path / "A", metrics={"iou_best": pooled}, against="prior_box")
     assert [(table.metric, table.title) for table in found.tables] == [(n, f"Energy ({n[9:]})") for n in names]
     assert [one.entrant.label for one in found.tables[0].standings] == ["gcm:cwm", "prior_box"]

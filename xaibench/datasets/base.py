@@ -50,6 +50,14 @@ class Split(ABC):
     def regions(self, index: int) -> Mapping[int, Region]:
         """Return class index to region of image `index`, in `frame`, without decoding the image where possible."""
 
+    def image_key(self, index: int) -> str:
+        """Return what names the content of image `index` as it is decoded, whatever split it is in; without decoding.
+
+        A dataset of files does well to hash the file: by default the split's fingerprint and the image's id stand for
+        the content, so that nothing is shared between splits.
+        """
+        return f"{self.fingerprint} {self.ids[index]}"
+
 
 @dataclass(frozen=True)
 class Splits:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import torch
@@ -12,10 +14,51 @@ from xaibench.datasets.base import Split
 from xaibench.types import Batch, Sample
 
 
-def stack(samples: Sequence[Sample]) -> Batch:
-    """Stack samples into a batch; grey images repeat as RGB without being copied."""
+def stack(samples: Sequence[Sample], *, pin: bool = False) -> Batch:
+    """Stack samples into a batch; grey images repeat as RGB without being copied.
+
+    Args:
+        samples: images of one shape.
+        pin: into page-locked memory, from which a GPU copies while it computes.
+    """
     images = torch.from_numpy(np.stack([sample.image for sample in samples]))
+    if pin:
+        images = images.pin_memory()
     return Batch(tuple(samples), images if images.shape[1] == 3 else images.expand(-1, 3, -1, -1))
+
+
+class Decoder:
+    """Decodes batches of a split in threads; what was submitted is decoded while the caller does something else.
+
+    Args:
+        split: the images.
+        pin: see `stack`.
+    """
+
+    def __init__(self, split: Split, *, pin: bool = False) -> None:
+        self._split, self._pin = split, pin
+        self._pool = ThreadPoolExecutor(split.threads)
+        self._waiting: dict[tuple[int, ...], list[Future[Sample]]] = {}
+
+    def submit(self, rows: Sequence[int]) -> None:
+        """Begin to decode a batch, unless that was done."""
+        if (key := tuple(rows)) not in self._waiting:
+            self._waiting[key] = [self._pool.submit(self._split.__getitem__, int(row)) for row in key]
+
+    def take(self, rows: Sequence[int]) -> Batch:
+        """Return a batch, submitted or not.
+
+        Raises:
+            DataError: as `Split.__getitem__`.
+        """
+        self.submit(rows)
+        return stack([job.result() for job in self._waiting.pop(tuple(rows))], pin=self._pin)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def batches(
@@ -32,11 +75,8 @@ def batches(
     """
     order = range(len(split)) if indices is None else indices
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    with ThreadPoolExecutor(split.threads) as pool:
-        waiting: list[list[Future[Sample]]] = []
-        for chunk in chunks:
-            waiting.append([pool.submit(split.__getitem__, int(index)) for index in chunk])
-            if len(waiting) > ahead:
-                yield stack([job.result() for job in waiting.pop(0)])
-        for jobs in waiting:
-            yield stack([job.result() for job in jobs])
+    with Decoder(split) as decoder:
+        for number, chunk in enumerate(chunks):
+            for near in chunks[number : number + 1 + ahead]:
+                decoder.submit(near)
+            yield decoder.take(chunk)

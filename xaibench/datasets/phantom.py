@@ -294,6 +294,10 @@ class PhantomSplit(Split):
         finding = self.classes[int(self._class[i])]
         return self._options.seed, self._first + i, finding, self._first + int(self._patient[i])
 
+    def image_key(self, index: int) -> str:
+        what = [VERSION, self.frame.width, *self._arguments(index), bool(self._marker[index])]
+        return f"phantom {json.dumps(what)}"
+
     def __getitem__(self, index: int) -> Sample:
         i = range(len(self.ids))[index]
         seed, number, finding, patient = self._arguments(i)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -12,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import xaibench
 from xaibench.benchmark import Benchmark, ClassifierSpec, digest, load_benchmark
 from xaibench.classifiers.base import Classifier
-from xaibench.datasets.base import Split, Splits
+from xaibench.datasets.base import Splits
 from xaibench.doctor import glance
 from xaibench.errors import UsageError, XaibenchError
 from xaibench.explainers.base import Explainer
+from xaibench.harness.kept import Kept
+from xaibench.harness.records import MapMetric, Records
 from xaibench.harness.run import Run, save_run
 from xaibench.harness.selection import select_metrics
 from xaibench.harness.setup import (
@@ -33,11 +34,13 @@ from xaibench.harness.setup import (
     spec_of,
     weights_hash,
 )
-from xaibench.harness.stream import MapMetric, Records, stream
+from xaibench.harness.sheets import ContactSheets
+from xaibench.harness.store import Store
+from xaibench.harness.stream import stream
 from xaibench.harness.summary import summarize
+from xaibench.harness.tables import image_tables, prediction_table
 from xaibench.progress import Progress
 from xaibench.training.checkpoint import Checkpoint
-from xaibench.types import Sample
 
 _PACKAGES = ("torch", "torchvision", "timm", "grad-cam", "captum", "numpy", "scipy", "scikit-learn", "pillow")
 
@@ -56,6 +59,7 @@ def evaluate(
     batch_size: int = 32,
     device: str = "auto",
     devices: int = 1,
+    store: Path | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Evaluate a classifier and its explainers, training the classifier first where no checkpoint of its recipe exists.
@@ -75,6 +79,8 @@ def evaluate(
         batch_size: images at once; scores do not depend on it.
         device: "auto", "cpu", "cuda", ...
         devices: how many share a training, should there be one; see `xaibench.training.train.train`.
+        store: a folder where predictions, maps and scores are kept and found again, so that a repeated or interrupted
+            evaluation computes only what is not there; see `xaibench.harness.store`. None keeps nothing.
         progress: how to report; silent by default.
 
     Returns:
@@ -105,28 +111,33 @@ def evaluate(
         classifier, model, spec, protocol, splits, given=checkpoint, devices=devices, progress=progress
     )
     model.optimized()
-    examined = glance(model, asked, splits.test)  # the doctor's fast part
+    shelf = Store(store) if store else None
+    methods = {**asked, **baselines}
+    kept = Kept.of(shelf, classifier, model, spec.options, methods, localization, splits) if shelf else None
+    examined = _examined(model, asked, splits, kept)
     began = time.perf_counter()
-    sheets = _Sheets(protocol, list(asked)) if out else None  # matplotlib only where something is drawn
+    sheets = ContactSheets(protocol, list(asked)) if out else None  # matplotlib only where something is drawn
     progress.stage("explaining", len(splits.test))
     records = stream(
         model,
-        {**asked, **baselines},
+        methods,
         splits.test,
         localization,
         frame=protocol.frame,
         regions=protocol.localization.regions,
         task=protocol.task,
         batch_size=batch_size,
-        sheet=sheets.offer if sheets else None,
+        sheet=sheets,
         advance=progress.advance,
         running=progress.metric,
+        kept=kept,
     )
-    validation, untuned = _validate(model, {**asked, **baselines}, splits, localization, protocol, batch_size, progress)
+    validation, untuned = _validate(model, methods, splits, localization, protocol, batch_size, progress, kept)
     progress.stage("intervals", 1)
     scores = summarize(classifier, protocol, splits.test, records, classification, localization, validation)
     progress.advance(1)
-    notes = [*splits.notes, *notes, *left_out, *untuned, *_selection_note(spec), *_failure_notes(records), *examined]
+    notes = [*splits.notes, *notes, *left_out, *untuned, *_selection_note(spec), *_failure_notes(records)]
+    notes += [*examined, *_store_notes(shelf)]
     record = _record(model, spec, weights, splits, records, time.perf_counter() - began, batch_size)
     name = f"{protocol.name}-{classifier.replace(':', '-').replace('/', '-')}"
     identity = digest([protocol.hash, record["weights"], list(asked), list(baselines), record["data"]])
@@ -141,7 +152,7 @@ def evaluate(
         directory=out / f"{name}-{identity[:8]}" if out else None,
     )
     if run.directory is not None:
-        save_run(run, _image_rows(splits.test, records), _prediction_rows(splits.test, records))
+        save_run(run, image_tables(splits.test, records), prediction_table(splits.test, records))
         if sheets:
             sheets.write(run)
     return run
@@ -155,6 +166,7 @@ def _validate(
     protocol: Benchmark,
     batch_size: int,
     progress: Progress,
+    kept: Kept | None,
 ) -> tuple[Records | None, list[str]]:
     """Explain the validation split for the metrics that tune a threshold on it; say so where it has no regions."""
     choosing = [metric for metric in metrics if metric.chooses]
@@ -174,45 +186,41 @@ def _validate(
         task=protocol.task,
         batch_size=batch_size,
         advance=progress.advance,
+        kept=kept,
     )
     return records, []
 
 
-class _Sheets:
-    """A contact sheet for each explainer asked for."""
-
-    def __init__(self, benchmark: Benchmark, explainers: Sequence[str]) -> None:
-        from xaibench.reports.figures import SheetCollector
-
-        self.classes = benchmark.classes
-        self.collectors = {name: SheetCollector(benchmark.classes) for name in explainers}
-
-    def offer(self, explainer: str, target: int, sample: Sample, heat: Tensor, hit: float | None) -> None:
-        from xaibench.reports.figures import Tile
-
-        collector = self.collectors.get(explainer)
-        peak = None if hit is None or math.isnan(hit) else hit >= 0.5
-        if collector is None or not collector.wants(target, peak):
-            return
-        image = sample.image.mean(axis=0)
-        collector.offer(
-            target, Tile(image, heat.cpu().numpy(), sample.regions.get(target), sample.id, self.classes[target], peak)
-        )
-
-    def write(self, run: Run) -> None:
-        from xaibench.reports.figures import contact_sheet
-
-        assert run.directory is not None
-        for name, collector in self.collectors.items():
-            if tiles := collector.tiles():
-                path = run.directory / f"contact-sheet-{name.replace(':', '-').replace('/', '-')}.png"
-                contact_sheet(tiles, explainer=name, classifier=run.classifier, benchmark=run.benchmark.name, path=path)
+def _examined(
+    classifier: Classifier, explainers: Mapping[str, Explainer], splits: Splits, kept: Kept | None
+) -> list[str]:
+    """Return what the doctor sees at a glance, asking the network only where the store does not know it."""
+    if kept is None:
+        return glance(classifier, explainers, splits.test)
+    if (known := kept.findings(splits.test)) is None:
+        known = glance(classifier, explainers, splits.test)
+        kept.keep_findings(splits.test, known)
+    return known
 
 
 def _selection_note(spec: ClassifierSpec) -> list[str]:
     if spec.recipe.selection != "paper":
         return []
     return ['biased: the epoch was chosen on the test images (selection = "paper")']
+
+
+def _store_notes(store: Store | None) -> list[str]:
+    if store is None:
+        return []
+    notes = []
+    if store.damaged:
+        notes.append(f"{len(store.damaged)} damaged entries of the store {store.directory} were made again")
+    if store.stopped:
+        notes.append(
+            f"the store took no more ({store.stopped}): the scores are whole, but a repeated run computes again what "
+            "is not there; make room with xaibench store prune"
+        )
+    return notes
 
 
 def _failure_notes(records: Records) -> list[str]:
@@ -267,32 +275,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found | {"torch": torch.__version__}
-
-
-def _image_rows(split: Split, records: Records) -> Any:
-    for explainer, values in records.values.items():
-        for pair, (image, target) in enumerate(zip(records.pair_images, records.pair_targets, strict=True)):
-            where = {"image": split.ids[image], "patient": split.patients[image], "class": split.classes[target]}
-            for column, metric in enumerate(records.columns):
-                if "#" in metric:  # statistics of a pooled metric, no score of the image
-                    continue
-                yield {
-                    **where,
-                    "explainer": explainer,
-                    "metric": metric,
-                    "value": values[pair, column],
-                    "chance": records.chance[pair, column],
-                }
-
-
-def _prediction_rows(split: Split, records: Records) -> list[dict[str, Any]]:
-    rows = []
-    for index, logits in enumerate(records.logits):
-        row: dict[str, Any] = {"image": split.ids[index], "patient": split.patients[index]}
-        row |= {f"logit:{name}": float(value) for name, value in zip(split.classes, logits, strict=True)}
-        row |= {f"label:{name}": int(value) for name, value in zip(split.classes, split.labels[index], strict=True)}
-        rows.append(row)
-    return rows
 
 
 def raise_if_failed(run: Run) -> None:

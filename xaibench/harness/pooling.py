@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xaibench.harness.stream import MapMetric, Records
+from xaibench.harness.records import MapMetric, Records
 from xaibench.statistics import Intervals
 from xaibench.statistics.bootstrap import statistic_intervals
 

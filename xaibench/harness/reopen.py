@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from xaibench.benchmark import ClassifierSpec
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split, Splits
+from xaibench.datasets.loader import Decoder
 from xaibench.errors import DataError, UsageError, WeightsError, XaibenchError, did_you_mean
+from xaibench.explainers.base import Explainer
+from xaibench.harness.batch import BatchWork, Work
+from xaibench.harness.kept import Kept
 from xaibench.harness.run import Run
 from xaibench.harness.setup import (
     choose_device,
@@ -22,13 +27,18 @@ from xaibench.harness.setup import (
     obtain_weights,
     weights_hash,
 )
-from xaibench.harness.stream import Sheet, stream
+from xaibench.harness.store import Store, default_store
+from xaibench.harness.stream import stream
 from xaibench.progress import Progress
 from xaibench.training.checkpoint import Making, find_checkpoint
 from xaibench.types import Region, Sample
 
 Pair = tuple[str, str]
 """An image's id and the name of the class explained."""
+Place = tuple[int, int]
+"""Its row in the test split, and the class's index."""
+Show = Callable[[str, int, Sample, Tensor, float | None], None]
+"""Called with explainer, class index, sample, map (H, W) in the input's frame, and None or NaN."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +49,24 @@ class Reopened:
         run: what was reopened.
         classifier: with the weights that the run had.
         splits: the data that the run saw.
+        store: where maps may lie that were made already.
     """
 
     run: Run
     classifier: Classifier
     splits: Splits
+    store: Store | None = None
 
     def show(
         self,
         pairs: Collection[Pair],
         explainers: Sequence[str],
-        sheet: Sheet,
+        sheet: Show,
         *,
         batch_size: int = 32,
         progress: Progress | None = None,
     ) -> None:
-        """Explain pairs of the test split once more, image after image in its order, and show each map to `sheet`.
+        """Show each map of pairs of the test split to `sheet`, from the store or made once more, in no fixed order.
 
         The hit that `sheet` is called with is always None or NaN: hits are in the run's tables.
 
@@ -69,31 +81,72 @@ class Reopened:
         for image, name in pairs:
             if image not in rows or name not in test.classes:
                 raise UsageError(f"image {image!r} with class {name!r} is not in the run's test split")
-        wanted = {(image, test.classes.index(name)) for image, name in pairs}
+        wanted = {(rows[image], test.classes.index(name)) for image, name in pairs}
         made = make_explainers(explainers, (), self.classifier, self.splits)[0]
 
-        def pick(explainer: str, target: int, sample: Sample, heat: Tensor, hit: float | None) -> None:
-            if (sample.id, target) in wanted:
-                sheet(explainer, target, sample, heat, hit)
-
-        chosen = _Chosen(test, sorted({rows[image] for image, _ in pairs}))
-        progress.stage("explaining", len(chosen))
-        if not len(chosen):
+        kept = self._kept(made)
+        progress.stage("explaining", len({row for row, _ in wanted}))
+        missing = wanted - self._show_kept(wanted, made, sheet, kept, progress) if kept else wanted
+        if not missing:
             return
         protocol = self.run.benchmark
         records = stream(
             self.classifier,
             made,
-            chosen,
+            _Chosen(test, sorted({row for row, _ in missing})),
             (),
             frame=protocol.frame,
             regions=protocol.localization.regions,
             batch_size=batch_size,
-            sheet=pick,
+            sheet=_Picked({(test.ids[row], target) for row, target in missing}, sheet),
             advance=progress.advance,
+            kept=kept,
         )
         for name, reason in records.failed.items():
             raise XaibenchError(f"explainer {name} failed ({reason})")
+
+    def _kept(self, made: Mapping[str, Explainer]) -> Kept | None:
+        if self.store is None:
+            return None
+        options = self.run.record["classifier_options"]
+        return Kept.of(self.store, self.run.classifier, self.classifier, options, made, (), self.splits)
+
+    def _show_kept(
+        self, wanted: set[Place], made: Mapping[str, Explainer], sheet: Show, kept: Kept, progress: Progress
+    ) -> set[Place]:
+        """Show the maps that the run left in the store, of all explainers or of none; return which pairs."""
+        protocol, test, shown = self.run.benchmark, self.splits.test, set()
+        work = Work(self.classifier, made, test, (), protocol.frame, protocol.localization.regions, kept=kept)
+        size = int(self.run.record.get("batch_size", 32))  # entries are the run's batches
+        for start in sorted({row // size * size for row, _ in wanted}):
+            rows = range(start, min(start + size, len(test)))
+            with Decoder(test) as decoder:
+                batch = BatchWork(work, rows, decoder, {}, {})
+                here = [(at, pair) for at, pair in enumerate(batch.pairs) if tuple(pair) in wanted]
+                found = {name: batch.at.maps(name, batch.pairs) if batch.at and here else None for name in made}
+            if not here or None in found.values():
+                continue
+            samples = {row: test[row] for row in dict.fromkeys(row for _, (row, _) in here)}
+            for name, entry in found.items():
+                assert entry is not None
+                for at, (row, target) in here:
+                    sheet(name, target, samples[row], torch.from_numpy(entry.arrays["maps"][at]), float("nan"))
+            progress.advance(len(samples))
+            shown |= {pair for _, pair in here}
+        return shown
+
+
+class _Picked:
+    """Shows the maps of some pairs, by image id and class index."""
+
+    def __init__(self, pairs: set[tuple[str, int]], show: Show) -> None:
+        self.pairs, self.show = pairs, show
+
+    def wants(self, explainer: str, image: str, target: int, hit: float | None) -> bool:
+        return (image, target) in self.pairs
+
+    def offer(self, explainer: str, target: int, sample: Sample, heat: Tensor, hit: float | None) -> None:
+        self.show(explainer, target, sample, heat, hit)
 
 
 def reopen(
@@ -102,6 +155,7 @@ def reopen(
     data_root: Path | None = None,
     checkpoint: Path | None = None,
     device: str = "auto",
+    store: Path | None = None,
 ) -> Reopened:
     """Load a run's data and its classifier with the very weights that the run had; nothing is trained.
 
@@ -109,6 +163,7 @@ def reopen(
         data_root: the folder of the data, for datasets that need one.
         checkpoint: the trained weights, where they are not in the user's cache any more.
         device: "auto", "cpu", "cuda", ...
+        store: where the run kept its maps, as a folder; the command line's by default.
 
     Raises:
         DataError: the data are not those of the run; says which split.
@@ -139,7 +194,7 @@ def reopen(
             f"the weights of this recipe are not those of run {_name(run)} (sha256 {found[:12]}, there "
             f"{str(weights.get('sha256'))[:12]}): give --checkpoint FILE, or make the run again with xaibench run"
         )
-    return Reopened(run, classifier, splits)
+    return Reopened(run, classifier, splits, Store(store or default_store()))
 
 
 def check_explainer(run: Run, name: str, table: Any) -> None:
@@ -172,7 +227,7 @@ class _Chosen(Split):
 
     def __init__(self, split: Split, rows: Sequence[int]) -> None:
         self._split, self._rows = split, list(rows)
-        self.classes, self.frame = split.classes, split.frame
+        self.classes, self.frame, self.threads = split.classes, split.frame, split.threads
         self.ids = [split.ids[row] for row in rows]
         self.patients = [split.patients[row] for row in rows]
         self.labels = split.labels[self._rows]
@@ -183,3 +238,6 @@ class _Chosen(Split):
 
     def regions(self, index: int) -> Mapping[int, Region]:
         return self._split.regions(self._rows[index])
+
+    def image_key(self, index: int) -> str:
+        return self._split.image_key(self._rows[index])

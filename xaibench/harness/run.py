@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,18 +174,36 @@ class Run:
             raise XaibenchError(f"{path} is damaged: {type(error).__name__} {error}") from error
 
 
-def save_run(run: Run, images: Iterable[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]) -> None:
-    """Write a run into its directory: the tables, then ``run.json``, each whole or not at all."""
-    import pandas as pd
+def save_run(run: Run, images: Iterable[pd.DataFrame], predictions: pd.DataFrame) -> None:
+    """Write a run into its directory: the tables, then ``run.json``, each whole or not at all.
 
+    Args:
+        run: with a directory.
+        images: tables of image, patient, class, explainer, metric, value, chance, which are written one after the
+            other, so that memory need not hold them all.
+        predictions: see `Run.predictions`.
+    """
     assert run.directory is not None
     run.directory.mkdir(parents=True, exist_ok=True)
-    columns = ["image", "patient", "class", "explainer", "metric", "value", "chance"]
-    scores = pd.DataFrame(list(images), columns=columns)
-    for column in ("patient", "class", "explainer", "metric"):
-        scores[column] = scores[column].astype("category")
-    write_atomically(run.directory / "scores.parquet", lambda part: scores.to_parquet(part, index=False))
-    table = pd.DataFrame(list(predictions))
-    write_atomically(run.directory / "predictions.parquet", lambda part: table.to_parquet(part, index=False))
+    write_atomically(run.directory / "scores.parquet", lambda part: _write_scores(part, images))
+    write_atomically(run.directory / "predictions.parquet", lambda part: predictions.to_parquet(part, index=False))
     text = json.dumps(run.to_json(), indent=1, ensure_ascii=False) + "\n"
     write_atomically(run.directory / "run.json", lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _write_scores(path: Path, tables: Iterable[pd.DataFrame]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    named = {name: pa.dictionary(pa.int32(), pa.string()) for name in ("patient", "class", "explainer", "metric")}
+    numbers = {"value": pa.float64(), "chance": pa.float64()}
+    schema = pa.schema([("image", pa.string()), *named.items(), *numbers.items()])
+    with pq.ParquetWriter(path, schema) as writer:
+        for table in tables:
+            columns = [pa.array(table["image"].astype(str), pa.string())]
+            for name in named:
+                column = table[name].astype("category").cat
+                categories = pa.array(column.categories.astype(str), pa.string())
+                columns.append(pa.DictionaryArray.from_arrays(pa.array(column.codes, pa.int32()), categories))
+            columns += [pa.array(table[name], pa.float64()) for name in numbers]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))

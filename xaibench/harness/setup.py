@@ -17,7 +17,7 @@ from xaibench.classifiers.base import Classifier, Weights, hash_tensors
 from xaibench.datasets.base import Splits
 from xaibench.errors import NotApplicableError, PluginError, UsageError, WeightsError, XaibenchError
 from xaibench.explainers.base import Explainer
-from xaibench.harness.stream import MapMetric
+from xaibench.harness.records import MapMetric
 from xaibench.memory import keep_freed_memory
 from xaibench.metrics.base import Metric
 from xaibench.plugins import accepts, build, check_options

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from xaibench.benchmark import Benchmark
 from xaibench.datasets.base import Split
 from xaibench.harness.pooling import PooledColumn, Pooling, tuned_choices
+from xaibench.harness.records import MapMetric, Records
 from xaibench.harness.run import MACRO, Score
-from xaibench.harness.stream import MapMetric, Records
 from xaibench.metrics.base import Metric
 from xaibench.metrics.classification import class_scores
 from xaibench.statistics import Interval, Intervals, Resampling, auc_intervals, chance_corrected, mean_intervals

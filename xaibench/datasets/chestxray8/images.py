@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import struct
@@ -138,6 +139,19 @@ def decode(path: str | os.PathLike[str], size: int) -> npt.NDArray[np.float32]:
         resized = Image.fromarray(grey).resize((size, size), Image.Resampling.BILINEAR)
         grey = np.asarray(resized, dtype=np.float32).clip(0, 1)
     return grey[None]
+
+
+def file_key(path: str | os.PathLike[str], size: int) -> str:
+    """Return what names the content of `decode`'s result: the file's sha256, and how it is decoded.
+
+    Raises:
+        DataError: the file can't be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return f"{hashlib.file_digest(file, 'sha256').hexdigest()} {size} px, {DECODE_VERSION}"
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}: run `xaibench data check chestxray8`") from None
 
 
 def check_size(path: str | os.PathLike[str], width: int, height: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from xaibench.datasets.base import Split, Splits
-from xaibench.datasets.chestxray8.images import DECODE_VERSION, decode, index_images
+from xaibench.datasets.chestxray8.images import DECODE_VERSION, decode, file_key, index_images
 from xaibench.datasets.chestxray8.options import Options, parse_options
 from xaibench.datasets.chestxray8.splits import Item, draw
 from xaibench.datasets.chestxray8.tables import RELEASE_SIZE, Record, Tables, read_tables
@@ -70,6 +70,9 @@ class ChestXray8Split(Split):
         for label, *box in self._boxes[index]:
             boxes.setdefault(label, []).append(tuple(box))
         return {label: Region(np.array(rows), release).to(self.frame) for label, rows in boxes.items()}
+
+    def image_key(self, index: int) -> str:
+        return file_key(self.paths[index], self.frame.height)
 
 
 def chestxray8(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xaibench.datasets.base import Split, Splits
-from xaibench.datasets.chestxray8.images import decode
+from xaibench.datasets.chestxray8.images import decode, file_key
 from xaibench.datasets.folder.tables import Item, check_split, mask_of, one_of, read_boxes, read_coco, read_csv
 from xaibench.errors import DataError, UsageError, did_you_mean, first_line
 from xaibench.types import Frame, Region, Sample
@@ -114,6 +114,10 @@ class FolderSplit(Split):
             return {}
         own = _frame_of(self.images / item.id)
         return {target: _region(item, target, own).to(self.frame) for target in targets}
+
+    def image_key(self, index: int) -> str:
+        how = "RGB, PIL bilinear " if self.color else ""
+        return how + file_key(str(self.images / self.ids[index]), self.frame.height)
 
     def _size_on_disk(self, item: Item) -> int:
         try:

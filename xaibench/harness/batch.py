@@ -1,0 +1,261 @@
+"""One batch of the stream: what is kept of it is taken from the store, the rest computed once and kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from xaibench.classifiers.base import Classifier
+from xaibench.datasets.base import Split
+from xaibench.datasets.loader import Decoder
+from xaibench.explainers.base import Explainer
+from xaibench.harness.kept import Kept, Pairs, masks_hash
+from xaibench.harness.records import MapMetric, Part, side_by_side
+from xaibench.harness.scoring import ExplainerFailedError, Maps, Scores
+from xaibench.types import Batch, BoolArray, Frame, Prediction, Sample
+
+Running = Callable[[str, int, int, float], None]
+"""Called with the name of a metric that asks the network, maps scored so far, maps in all, and its seconds so far."""
+
+
+class Sheet(Protocol):
+    """Is shown maps: of every pair of an image and a class with a region, and of the own classes of other images."""
+
+    def wants(self, explainer: str, image: str, target: int, hit: float | None) -> bool:
+        """Tell whether a map would be used. `hit` is in [0, 1] or NaN, None for an image without a region."""
+
+    def offer(self, explainer: str, target: int, sample: Sample, heat: Tensor, hit: float | None) -> None:
+        """Take a map (H, W) in the input's frame."""
+
+
+@dataclass
+class Work:
+    """What all batches have in common; see `xaibench.harness.stream.stream`."""
+
+    classifier: Classifier
+    explainers: Mapping[str, Explainer]
+    split: Split
+    metrics: Sequence[MapMetric]
+    frame: Frame
+    regions: str = "boxes"
+    task: str = "multiclass"
+    sheet: Sheet | None = None
+    running: Running = lambda *_: None
+    kept: Kept | None = None
+
+    def __post_init__(self) -> None:
+        self.scored: dict[str, int] = {}
+        self.spent: dict[str, float] = {}
+
+    @cached_property
+    def maps_in_all(self) -> int:
+        return len(self.explainers) * sum(len(self.split.regions(row)) for row in range(len(self.split)))
+
+    @cached_property
+    def columns(self) -> list[str]:
+        return [name for metric in self.metrics for name in metric.names()]
+
+
+class BatchWork:
+    """Images `rows` of the work's split.
+
+    Args:
+        failed, given_up: explainers and metrics that earlier batches gave up.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        rows: range,
+        decoder: Decoder,
+        failed: Mapping[str, str],
+        given_up: Mapping[str, Mapping[str, str]],
+    ) -> None:
+        self.work, self.rows, self._decoder = work, rows, decoder
+        self._failed, self.given_up = failed, given_up
+        self.at = work.kept.batch(work.split, rows) if work.kept else None
+        self.shared: dict[Hashable, Any] = {}
+        self._offers: list[tuple[str, int, int, float | None, Tensor]] = []
+
+    def needs_images(self) -> bool:
+        """Tell whether something of the batch has to be computed of its images, as far as can be seen cheaply."""
+        if self.at is None or not self.at.has_logits():
+            return True
+        return any(not self.at.has_maps(name, self.pairs) for name in self.work.explainers if name not in self._failed)
+
+    def run(self) -> Part:
+        """Return what the batch leaves, and show the sheet what it wants."""
+        part = Part(self._logits(), np.array(self.pairs, dtype=np.int64).reshape(-1, 2), self._chance())
+        part.seconds["forward"] += self._forward_seconds
+        for name, explainer in self.work.explainers.items():
+            if name not in self._failed:
+                try:
+                    self._explained(name, explainer, part)
+                except ExplainerFailedError as failed:
+                    part.failed[name] = str(failed)
+                    part.values.pop(name, None)
+        self._show()
+        return part
+
+    # what the batch is made of, at most once, and only if asked for
+
+    @cached_property
+    def _images(self) -> Batch:
+        return self._decoder.take(self.rows)
+
+    @cached_property
+    def _prediction(self) -> Prediction:
+        began = time.perf_counter()
+        classifier, batch = self.work.classifier, self._images
+        images = batch.images.to(classifier.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        decoded = time.perf_counter() - began if classifier.device.type == "cpu" else 0.0
+        with torch.no_grad():
+            prediction = classifier.predict(images, batch.ids)
+        self._forward_seconds = time.perf_counter() - began - decoded
+        return prediction
+
+    @cached_property
+    def _regions(self) -> tuple[list[tuple[int, int]], BoolArray]:
+        """The pairs with a region, and their masks (p, H, W) in the frame."""
+        work = self.work
+        if self.at and (found := self.at.regions(work.frame, work.regions)):
+            return [(row, target) for row, target in found[0].tolist()], found[1]
+        pairs, masks = [], []
+        for row in self.rows:
+            for target, region in sorted(work.split.regions(row).items()):
+                pairs.append((row, target))
+                masks.append(region.rasterize(work.frame, source=work.regions))
+        stacked = np.stack(masks) if masks else np.zeros((0, work.frame.height, work.frame.width), dtype=bool)
+        if self.at:
+            self.at.keep_regions(work.frame, work.regions, np.array(pairs, dtype=np.int64).reshape(-1, 2), stacked)
+        return pairs, stacked
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Row and class of every region."""
+        return self._regions[0]
+
+    @cached_property
+    def masks(self) -> Tensor:
+        return torch.from_numpy(self._regions[1]).to(self.work.classifier.device)
+
+    @cached_property
+    def where(self) -> dict[str, Any]:
+        """What decides a score beside the map."""
+        frame, task = str(self.work.frame), self.work.task
+        return {"scored in": frame, "task": task, "masks": masks_hash(self.pairs, self._regions[1])}
+
+    def selected(self, pairs: Pairs) -> tuple[Prediction, Tensor]:
+        """Return the prediction of pairs, and their classes."""
+        if pairs is self.pairs:
+            return self._scored
+        targets = torch.tensor([target for _, target in pairs], device=self.work.classifier.device)
+        return self._prediction.select([row - self.rows.start for row, _ in pairs]), targets
+
+    @cached_property
+    def _scored(self) -> tuple[Prediction, Tensor]:
+        return self.selected(list(self.pairs))
+
+    def _logits(self) -> npt.NDArray[np.float64]:
+        if self.at and (found := self.at.logits()):
+            self._forward_seconds = found[1]
+            return found[0]
+        logits = self._prediction.logits.double().cpu().numpy()
+        if self.at:
+            self.at.keep_logits(logits, self._forward_seconds)
+        return logits
+
+    def _chance(self) -> npt.NDArray[np.float64]:
+        """Return the levels of chance (p, columns); NaN where none is declared, or none can be computed."""
+        if not self.pairs:
+            return np.empty((0, len(self.work.columns)))
+        found = self.at.scores(None, self.pairs, self.where) if self.at else None
+        known = dict(found.arrays) if found else {}
+        blocks, new = [], False
+        for metric in self.work.metrics:
+            key = self.at.metric_key(metric.metric.name) if self.at else None
+            if key is None or (block := known.get(key)) is None:
+                try:
+                    block = metric.chance(self.masks)
+                except Exception:  # its scores fail for the same reason, and say it
+                    block, key = metric.undefined(len(self.pairs)), None
+                if key is not None:
+                    known[key], new = block, True
+            blocks.append(block)
+        if self.at and new:
+            self.at.keep_scores(None, self.pairs, self.where, known, {})
+        return side_by_side(blocks, len(self.pairs))
+
+    # one explainer
+
+    def _explained(self, name: str, explainer: Explainer, part: Part) -> None:
+        if self.pairs:
+            maps = Maps(self, name, explainer, self.pairs)
+            scores = Scores(self, maps)
+            part.values[name] = scores.values(part)
+            part.constant[name] = scores.constant
+            self._count(part, maps, scores.made)
+            part.seconds[name] += float(scores.made["seconds"])
+            self._offer(maps, _hits(self.work.columns, part.values[name]))
+        if plain := self._plain(name):
+            maps = Maps(self, name, explainer, plain)
+            self._offer(maps, [None] * len(plain))
+            self._count(part, maps, maps.made)
+
+    def _count(self, part: Part, maps: Maps, made: Mapping[str, Any]) -> None:
+        part.explained[maps.name] = part.explained.get(maps.name, 0) + len(maps.pairs)
+        if not maps.explainer.is_baseline:
+            part.undefined[maps.name] = part.undefined.get(maps.name, 0) + int(made["undefined"])
+        if made["left"]:
+            part.left.setdefault(maps.name, str(made["left"]))
+
+    # the contact sheet
+
+    def _plain(self, name: str) -> list[tuple[int, int]]:
+        sheet, split = self.work.sheet, self.work.split
+        if sheet is None:
+            return []
+        with_region = {row for row, _ in self.pairs}
+        return [
+            (row, int(target))
+            for row in self.rows
+            if row not in with_region
+            for target in np.flatnonzero(split.labels[row])
+            if sheet.wants(name, split.ids[row], int(target), None)
+        ]
+
+    def _offer(self, maps: Maps, hits: Sequence[float | None]) -> None:
+        if (sheet := self.work.sheet) is None:
+            return
+        for index, ((row, target), hit) in enumerate(zip(maps.pairs, hits, strict=True)):
+            if sheet.wants(maps.name, self.work.split.ids[row], target, hit):
+                self._offers.append((maps.name, target, row, hit, maps.tensor[index]))
+
+    def _show(self) -> None:
+        """Offer what was set aside: only now is the batch sure not to be done again, in halves."""
+        sheet = self.work.sheet
+        decoded: dict[int, Sample] = {}
+        for name, target, row, hit, heat in self._offers:
+            assert sheet is not None
+            if not sheet.wants(name, self.work.split.ids[row], target, hit):
+                continue
+            if "_images" in self.__dict__:
+                sample = self._images.samples[row - self.rows.start]
+            else:
+                sample = decoded[row] if row in decoded else decoded.setdefault(row, self.work.split[row])
+            sheet.offer(name, target, sample, heat, hit)
+        self._offers.clear()
+
+
+def _hits(columns: Sequence[str], values: npt.NDArray[np.float64]) -> list[float]:
+    """Return each pair's hit in [0, 1]: the first column called hit_rate."""
+    at = columns.index("hit_rate") if "hit_rate" in columns else None
+    return [float("nan")] * len(values) if at is None else [float(value) for value in values[:, at]]

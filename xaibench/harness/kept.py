@@ -1,0 +1,211 @@
+"""The store as one evaluation sees it: what was computed for a batch of a split, by what decides it.
+
+Entries are batches, not images: a batch of other images gives a map that may differ in its last bit, so that only the
+same batch gives the same bits again, and a run that was killed ends with the scores that it would have had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from xaibench.classifiers.base import Classifier
+from xaibench.datasets.base import Split, Splits
+from xaibench.doctor import glance
+from xaibench.explainers.base import Explainer
+from xaibench.harness.identity import classifier_identity, code_of, explainer_identity, metric_identity
+from xaibench.harness.records import MapMetric
+from xaibench.harness.store import Found, Store, key_of
+from xaibench.types import BoolArray, Frame
+
+Pairs = Sequence[tuple[int, int]]
+"""Row of an image in the split, and class index."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A store, and what decides the results of an evaluation.
+
+    Attributes:
+        classifier: of `classifier_identity`.
+        explainers: name to identity, None where the maps are not kept.
+        metrics: name to the hash of its identity, None where the scores are not kept.
+    """
+
+    store: Store
+    classifier: Mapping[str, Any]
+    explainers: Mapping[str, Mapping[str, Any] | None]
+    metrics: Mapping[str, str | None]
+
+    @classmethod
+    def of(
+        cls,
+        store: Store,
+        name: str,
+        classifier: Classifier,
+        options: Mapping[str, Any],
+        explainers: Mapping[str, Explainer],
+        metrics: Sequence[MapMetric],
+        splits: Splits,
+    ) -> Kept | None:
+        """Identify what an evaluation is made of; None where the classifier's code can't be found."""
+        identity = classifier_identity(name, classifier, options)
+        if identity is None:
+            return None
+        return cls(
+            store,
+            identity,
+            {name: explainer_identity(name, explainer, splits) for name, explainer in explainers.items()},
+            {metric.metric.name: metric_identity(metric) for metric in metrics},
+        )
+
+    def batch(self, split: Split, rows: range) -> KeptBatch | None:
+        """Return what is kept of some images; None where the code of the dataset can't be found."""
+        code = code_of({type(split)}, "maps")
+        return None if code is None else KeptBatch(self, split, rows, [split.image_key(row) for row in rows], code)
+
+    def findings(self, split: Split) -> list[str] | None:
+        """Return what the doctor saw at a glance, None where that is not known."""
+        if None in self.explainers.values():
+            return None
+        found = self.store.read(key_of("findings", self._seen(split)))
+        return [str(text) for text in found.about["findings"]] if found else None
+
+    def keep_findings(self, split: Split, findings: Sequence[str]) -> None:
+        if None in self.explainers.values():
+            return
+        about = {"kind": "findings", "classifier": self.classifier["name"], "findings": list(findings)}
+        self.store.write(key_of("findings", self._seen(split)), {}, about)
+
+    def _seen(self, split: Split) -> dict[str, Any]:
+        code = [code_of({type(split)}, "maps"), code_of({glance}, "doctor")]
+        return {
+            "classifier": self.classifier,
+            "explainers": self.explainers,
+            "split": split.fingerprint,
+            "code": code,
+        }
+
+
+@dataclass
+class KeptBatch:
+    """What is kept of the images `rows` of a split, named by `images`."""
+
+    kept: Kept
+    split: Split
+    rows: range
+    images: Sequence[str]
+    code: str
+    _predicted: Mapping[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Ids, as what is random draws its seed from them.
+        ids = [str(self.split.ids[row]) for row in self.rows]
+        self._predicted = {"classifier": self.kept.classifier, "images": self.images, "ids": ids, "data": self.code}
+
+    def logits(self) -> tuple[npt.NDArray[np.float64], float] | None:
+        """Return the logits (n, K), and the seconds that they took."""
+        found = self._read("prediction", self._predicted)
+        return (found.arrays["logits"], float(found.about["seconds"])) if found else None
+
+    def has_logits(self) -> bool:
+        return self.kept.store.has(key_of("prediction", self._predicted))
+
+    def keep_logits(self, logits: npt.NDArray[np.float64], seconds: float) -> None:
+        self._write("prediction", self._predicted, {"logits": logits}, {"seconds": seconds})
+
+    def regions(self, frame: Frame, source: str) -> tuple[npt.NDArray[np.int64], BoolArray] | None:
+        """Return the pairs (p, 2) with a region, and their masks (p, H, W)."""
+        if (found := self._read("regions", self._regions(frame, source))) is None:
+            return None
+        shape = tuple(found.arrays["shape"].tolist())
+        masks = np.unpackbits(found.arrays["masks"], count=int(np.prod(shape))).reshape(shape).astype(bool)
+        return found.arrays["pairs"] + [self.rows.start, 0], masks
+
+    def keep_regions(self, frame: Frame, source: str, pairs: npt.NDArray[np.int64], masks: BoolArray) -> None:
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "pairs": pairs - [self.rows.start, 0],
+            "masks": np.packbits(masks),
+            "shape": np.array(masks.shape, dtype=np.int64),
+        }
+        self._write("regions", self._regions(frame, source), arrays, {})
+
+    def maps(self, explainer: str, pairs: Pairs) -> Found | None:
+        """Return the ``maps`` (p, H, W) float32 of pairs, in the input's frame."""
+        parts = self._maps(explainer, pairs)
+        return self._read("maps", parts) if parts else None
+
+    def has_maps(self, explainer: str, pairs: Pairs) -> bool:
+        parts = self._maps(explainer, pairs)
+        return parts is not None and self.kept.store.has(key_of("maps", parts))
+
+    def keep_maps(self, explainer: str, pairs: Pairs, maps: npt.NDArray[np.float32], about: Mapping[str, Any]) -> None:
+        if parts := self._maps(explainer, pairs):
+            self._write("maps", parts, {"maps": maps}, {**about, "explainer": explainer})
+
+    def scores(self, explainer: str | None, pairs: Pairs, where: Mapping[str, Any]) -> Found | None:
+        """Return scores (p, columns) by the names of `metric_key`; with no explainer, levels of chance.
+
+        Args:
+            where: the frame, the masks' hash and the task that decide a score.
+        """
+        parts = self._scores(explainer, pairs, where)
+        return self._read("scores", parts) if parts else None
+
+    def keep_scores(
+        self,
+        explainer: str | None,
+        pairs: Pairs,
+        where: Mapping[str, Any],
+        arrays: Mapping[str, npt.NDArray[Any]],
+        about: Mapping[str, Any],
+    ) -> None:
+        if parts := self._scores(explainer, pairs, where):
+            self._write("scores", parts, arrays, {**about, "explainer": explainer})
+
+    def metric_key(self, metric: str) -> str | None:
+        return self.kept.metrics.get(metric)
+
+    def _regions(self, frame: Frame, source: str) -> dict[str, Any]:
+        place = [self.rows.start, self.rows.stop]
+        return {
+            "split": self.split.fingerprint,
+            "data": self.code,
+            "rows": place,
+            "frame": str(frame),
+            "source": source,
+        }
+
+    def _maps(self, explainer: str, pairs: Pairs) -> dict[str, Any] | None:
+        identity = self.kept.explainers.get(explainer)
+        if identity is None:
+            return None
+        targets = [[row - self.rows.start, target] for row, target in pairs]
+        return {**self._predicted, "explainer": identity, "targets": targets, "frame": str(self.split.frame)}
+
+    def _scores(self, explainer: str | None, pairs: Pairs, where: Mapping[str, Any]) -> dict[str, Any] | None:
+        if explainer is None:
+            return {"chance": True, **where}
+        parts = self._maps(explainer, pairs)
+        return None if parts is None else {**parts, **where}
+
+    def _read(self, kind: str, parts: Mapping[str, Any]) -> Found | None:
+        return self.kept.store.read(key_of(kind, parts))
+
+    def _write(
+        self, kind: str, parts: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]], about: Mapping[str, Any]
+    ) -> None:
+        known = {"kind": kind, "classifier": self.kept.classifier["name"], "images": len(self.images)}
+        self.kept.store.write(key_of(kind, parts), arrays, {**known, **about})
+
+
+def masks_hash(pairs: Pairs, masks: BoolArray) -> str:
+    """Return the sha256 of masks (p, H, W) and what class each is of."""
+    known = hashlib.sha256(f"{masks.shape} {[target for _, target in pairs]}".encode())
+    known.update(np.packbits(masks).tobytes())
+    return known.hexdigest()

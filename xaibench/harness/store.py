@@ -1,0 +1,240 @@
+"""The store: arrays on disk under the hash of what made them, so that nothing is computed twice.
+
+An entry is one file, ``objects/ab/abcd...``: a magic number, the sha256 of what follows, and a safetensors file with
+the arrays and what is known about them. It is written beside its place, flushed to the disk and put in place in one
+step, so that a reader sees it whole or not at all, whatever happens to the writer. Several processes may use one
+folder: who writes a key last writes what the others wrote. A damaged entry is noticed by its checksum, taken away and
+made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+
+from xaibench.errors import XaibenchError
+from xaibench.paths import cache_dir
+
+MAGIC = b"xaibench store 1\n"
+_CHECKSUM = 32
+_HEAD = len(MAGIC) + _CHECKSUM
+_STALE = 24 * 3600.0  # seconds after which a part that nobody finished is taken away
+_LARGEST_ABOUT = 2**20
+
+Array = npt.NDArray[Any]
+
+
+def default_store() -> Path:
+    """Return the folder of the store that the command line uses: ``$XAIBENCH_STORE``, else in the user's cache."""
+    given = os.environ.get("XAIBENCH_STORE")
+    return Path(given).expanduser() if given else cache_dir() / "store"
+
+
+def key_of(kind: str, parts: Mapping[str, Any]) -> str:
+    """Return the key of an entry: the sha256 over everything that decides it, in canonical JSON.
+
+    >>> key_of("maps", {"a": 1, "b": 2}) == key_of("maps", {"b": 2, "a": 1}) != key_of("scores", {"a": 1, "b": 2})
+    True
+    """
+    text = json.dumps([kind, parts], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an entry holds: `arrays` by name, and `about`, what is known of how they were made."""
+
+    arrays: Mapping[str, Array]
+    about: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry on disk: its key, its file, bytes, and when it was last used (seconds since the epoch)."""
+
+    key: str
+    path: Path
+    size: int
+    used: float
+
+
+@dataclass
+class Store:
+    """A folder of entries.
+
+    Attributes:
+        directory: made when the first entry is written.
+        damaged: keys of the damaged entries that were taken away.
+        stopped: why nothing is written any more (a full disk), None while all is well.
+        hits, misses, written: how often entries were found, not found, and written.
+    """
+
+    directory: Path
+    damaged: list[str] = field(default_factory=list)
+    stopped: str | None = None
+    hits: int = 0
+    misses: int = 0
+    written: int = 0
+
+    def __post_init__(self) -> None:
+        self.directory = Path(self.directory).expanduser()
+        if self.directory.exists() and not self.directory.is_dir():
+            raise XaibenchError(f"the store {self.directory} is no folder: give another with --store DIR")
+        self._sweep(_STALE)
+
+    def read(self, key: str) -> Found | None:
+        """Return an entry, or None where there is none; a damaged one is taken away, and named in `damaged`."""
+        path = self._path(key)
+        try:
+            with open(path, "rb") as file:
+                content = file.read()
+        except OSError:
+            self.misses += 1
+            return None
+        found = _parse(content)
+        if found is None:
+            self.damaged.append(key)
+            self.misses += 1
+            path.unlink(missing_ok=True)
+            return None
+        self.hits += 1
+        _touch(path)
+        return found
+
+    def has(self, key: str) -> bool:
+        """Tell whether there is an entry, without reading it."""
+        return self._path(key).exists()
+
+    def write(self, key: str, arrays: Mapping[str, Array], about: Mapping[str, Any] | None = None) -> bool:
+        """Keep an entry and return whether it could be kept; on a full disk the store stops, and says so in `stopped`.
+
+        Args:
+            key: of `key_of`.
+            arrays: any shapes; bool, integers and floats.
+            about: whatever JSON can hold; numbers keep all their digits.
+        """
+        if self.stopped is not None:
+            return False
+        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        payload = safetensors.numpy.save(whole, metadata={"about": json.dumps(dict(about or {}))})
+        path = self._path(key)
+        part = self._parts / f"{key}.{os.getpid()}.{time.monotonic_ns()}"
+        try:
+            self._parts.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "xb") as file:
+                file.write(MAGIC)
+                file.write(hashlib.sha256(payload).digest())
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            reason = "no space left" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror or error)
+            self.stopped = f"{self.directory}: {reason}"
+            return False
+        self.written += 1
+        return True
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield every entry, in the order of the keys."""
+        for path in sorted(self._objects.glob("[0-9a-f][0-9a-f]/*")):
+            try:
+                known = path.stat()
+            except OSError:  # another process pruned it
+                continue
+            yield Entry(path.name, path, known.st_size, known.st_mtime)
+
+    def about(self, entry: Entry) -> Mapping[str, Any] | None:
+        """Return what is known about an entry, without reading its arrays; None if its head is damaged."""
+        try:
+            with open(entry.path, "rb") as file:
+                head = file.read(_HEAD + 8)
+                length = int.from_bytes(head[_HEAD:], "little")
+                if not head.startswith(MAGIC) or not 0 < length <= _LARGEST_ABOUT:
+                    return None
+                table = json.loads(file.read(length))
+            return dict(json.loads(table["__metadata__"]["about"]))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+    def verify(self) -> tuple[int, list[Entry]]:
+        """Read every entry; take the damaged ones away. Return how many there were, and the damaged ones."""
+        count, damaged = 0, []
+        for entry in self.entries():
+            count += 1
+            try:
+                content = entry.path.read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError:
+                content = b""
+            if _parse(content) is None:
+                damaged.append(entry)
+                entry.path.unlink(missing_ok=True)
+        return count, damaged
+
+    def prune(self, limit: int) -> tuple[int, int]:
+        """Take away the entries not used for longest until `limit` bytes are left; return (entries, bytes) gone."""
+        self._sweep(0.0 if limit == 0 else _STALE)
+        entries = sorted(self.entries(), key=lambda entry: entry.used)
+        size, gone, freed = sum(entry.size for entry in entries), 0, 0
+        for entry in entries:
+            if size - freed <= limit:
+                break
+            entry.path.unlink(missing_ok=True)
+            gone, freed = gone + 1, freed + entry.size
+        return gone, freed
+
+    @property
+    def _objects(self) -> Path:
+        return self.directory / "objects"
+
+    @property
+    def _parts(self) -> Path:
+        return self.directory / "parts"
+
+    def _path(self, key: str) -> Path:
+        return self._objects / key[:2] / key
+
+    def _sweep(self, age: float) -> None:
+        """Take away what writers that were killed have left."""
+        try:
+            for part in self._parts.iterdir():
+                if time.time() - part.stat().st_mtime >= age:
+                    part.unlink(missing_ok=True)
+        except OSError:
+            return
+
+
+def _parse(content: bytes) -> Found | None:
+    """Return what a file holds, None if one bit of it is wrong."""
+    body = memoryview(content)[_HEAD:]
+    if not content.startswith(MAGIC) or content[len(MAGIC) : _HEAD] != hashlib.sha256(body).digest():
+        return None
+    try:  # the checksum is right: only another writer's file can fail here
+        length = int.from_bytes(body[:8], "little")
+        about = json.loads(json.loads(bytes(body[8 : 8 + length]))["__metadata__"]["about"])
+        arrays = safetensors.numpy.load(bytes(body))
+    except (ValueError, KeyError, TypeError, RecursionError, safetensors.SafetensorError):
+        return None
+    return Found(arrays, about)
+
+
+def _touch(path: Path) -> None:
+    try:
+        os.utime(path)
+    except OSError:  # pruned meanwhile, or another user's: pruning by last use then knows less
+        return
