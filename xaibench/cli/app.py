@@ -38,6 +38,7 @@ COMMANDS = {
     "data": "Check a dataset's folder: what is there, missing, wrong.",
     "doctor": "Examine a classifier and its explainers before a long evaluation.",
     "reproduce": "Rerun the paper's tables and set them beside the published ones.",
+    "store": "List, verify or prune what runs have kept: predictions, maps, scores.",
     "plugin": "Start a plugin package of your own, or check one.",
 }
 _FOLDER = Path(__file__).resolve().parent

@@ -36,6 +36,13 @@ from xaibench.cli.options import pairs, protocol_options
     type=click.Path(path_type=Path),
     help="Folder of the run directories.",
 )
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where predictions, maps and scores are kept and found again; in the cache by default.",
+)
+@click.option("--no-store", is_flag=True, help="Compute everything anew and keep nothing but the run.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 def command(
     classifier: str,
@@ -50,11 +57,14 @@ def command(
     checkpoint: Path | None,
     batch_size: int,
     out: Path,
+    store: Path | None,
+    no_store: bool,
     as_json: bool,
 ) -> None:
     """Explain a benchmark's test images with CLASSIFIER and score the maps.
 
-    Trains the classifier first where no checkpoint of its recipe exists.
+    Trains the classifier first where no checkpoint of its recipe exists. Interrupted at any time, the same command goes
+    on where it stopped; with another metric or explainer it computes only what is new.
 
     \b
     xaibench run gcm --explainer cwm
@@ -65,6 +75,7 @@ def command(
     from xaibench.cli.output import print_json
     from xaibench.cli.progress import progress_bars
     from xaibench.harness.evaluate import evaluate, raise_if_failed
+    from xaibench.harness.store import default_store
 
     with progress_bars(quiet=quiet or as_json) as progress:
         run = evaluate(
@@ -79,6 +90,7 @@ def command(
             metrics=metrics or None,
             batch_size=batch_size,
             device=device,
+            store=None if no_store else store or default_store(),
             progress=progress,
         )
     if as_json:

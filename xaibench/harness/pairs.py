@@ -14,6 +14,7 @@ from xaibench.errors import UsageError, XaibenchError
 from xaibench.harness.evaluate import evaluate
 from xaibench.harness.run import Run
 from xaibench.harness.setup import load_splits
+from xaibench.harness.store import default_store
 from xaibench.progress import Progress
 from xaibench.training.checkpoint import Making
 
@@ -79,6 +80,7 @@ def runs_of_pairs(
                 recipe=recipe,
                 batch_size=batch_size,
                 device=device,
+                store=default_store(),
                 progress=progress,
             )
         else:

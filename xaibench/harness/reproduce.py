@@ -19,6 +19,7 @@ from xaibench.harness.evaluate import evaluate
 from xaibench.harness.normal_maps import NORMAL, MapArea, map_areas
 from xaibench.harness.run import Run
 from xaibench.harness.setup import choose_device, duration, expected_seconds, load_splits, make_classifier
+from xaibench.harness.store import default_store
 from xaibench.harness.subsets import AUCDifference, MeanAUC, best_subset, compare_aucs, mean_aucs
 from xaibench.harness.variants import (
     CLASSIFIERS,
@@ -207,6 +208,7 @@ def _run_all(found: Reproduction, out: Path, batch_size: int, device: str, devic
                 batch_size=batch_size,
                 device=device,
                 devices=devices,
+                store=default_store(),
                 progress=progress,
             )
         else:

@@ -1,0 +1,270 @@
+"""Computed once: a repeated evaluation asks nothing of the network, gives the same bits, and never a stale result."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from tests.tiny import tiny_benchmark
+from xaibench import registry
+from xaibench.benchmark import Benchmark
+from xaibench.classifiers.base import Classifier, seeded
+from xaibench.explainers.base import Explainer, upsample
+from xaibench.harness import identity
+from xaibench.harness.evaluate import evaluate
+from xaibench.harness.reopen import reopen
+from xaibench.harness.run import Run
+from xaibench.harness.store import Store
+from xaibench.types import Prediction
+
+CALLS: list[str] = []
+ROOM = [10**9]
+"""Images that the pretended memory holds at once."""
+
+
+class Counting(Classifier):
+    """Two classes by two convolutions with fixed weights; says when it is asked, and how much it can hold."""
+
+    comes_trained = True
+    seed = 0
+
+    def __init__(self, classes: Any, input_size: int) -> None:
+        super().__init__(classes, input_size)
+        with seeded(self.seed):
+            self.body = torch.nn.Conv2d(3, 4, 5, stride=4)
+            self.last = torch.nn.Linear(4, len(self.classes))
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > ROOM[0]:
+            raise torch.OutOfMemoryError("out of memory")
+        CALLS.append(f"features {len(images)}")
+        return torch.relu(self.body(images))
+
+    def head(self, features: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.last(features.mean((2, 3)))
+        return logits
+
+
+class Brightness(Explainer):
+    """The features' sum, times the class; says when it is asked."""
+
+    def explain(self, classifier: Classifier, prediction: Prediction, targets: torch.Tensor) -> torch.Tensor:
+        CALLS.append(f"explain {len(targets)}")
+        return upsample(prediction.features.sum(1) * (1 + targets[:, None, None]), prediction.frame)
+
+
+@pytest.fixture(autouse=True)
+def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("XAIBENCH_CACHE", str(tmp_path / "cache"))
+    registry.register("classifiers", "counting", Counting)
+    registry.register("explainers", "brightness", Brightness)
+    CALLS.clear()
+    yield
+    ROOM[0] = 10**9
+    registry.unregister("classifiers", "counting")
+    registry.unregister("explainers", "brightness")
+
+
+def run(tmp_path: Path, *metrics: str, benchmark: Benchmark | None = None, **options: Any) -> Run:
+    return evaluate(
+        "counting",
+        ["brightness"],
+        benchmark or tiny_benchmark(),
+        **{"out": tmp_path / "runs", "store": tmp_path / "store", "batch_size": 8, "metrics": metrics or None}
+        | options,
+    )
+
+
+def same(first: Run, second: Run) -> None:
+    assert [score.to_json() for score in first.scores] == [score.to_json() for score in second.scores]
+    pd.testing.assert_frame_equal(first.images(), second.images(), check_exact=True)
+    pd.testing.assert_frame_equal(first.predictions(), second.predictions(), check_exact=True)
+
+
+def test_the_second_time_nothing_is_asked_and_every_bit_is_the_same(tmp_path: Path) -> None:
+    first = run(tmp_path, out=tmp_path / "one")
+    assert CALLS
+    CALLS.clear()
+    second = run(tmp_path, out=tmp_path / "two")
+    assert CALLS == []
+    same(first, second)
+    same(first, run(tmp_path, out=tmp_path / "three", store=None))  # the store changes no bit
+    assert first.record["seconds"]["brightness"] == second.record["seconds"]["brightness"] > 0  # what it cost to make
+    sheets = [(tmp_path / name).rglob("contact-sheet-brightness.png") for name in ("one", "two", "three")]
+    contents = [next(sheet).read_bytes() for sheet in sheets]
+    assert contents[0] == contents[1] == contents[2]
+
+
+def test_a_new_metric_runs_no_network(tmp_path: Path) -> None:
+    run(tmp_path, "hit_rate")
+    CALLS.clear()
+    more = run(tmp_path, "hit_rate", "energy", "pixel_auc")
+    assert CALLS == []
+    same(more, run(tmp_path, "hit_rate", "energy", "pixel_auc", store=None, out=tmp_path / "alone"))
+    CALLS.clear()
+    run(tmp_path, "hit_rate", "iou_best")  # its threshold is chosen on the 12 images of validation
+    assert [call for call in CALLS if call.startswith("features")] == ["features 8", "features 4"]
+
+
+def test_a_metric_that_asks_the_network_asks_it_once(tmp_path: Path) -> None:
+    first = run(tmp_path, "deletion")
+    CALLS.clear()
+    second = run(tmp_path, "deletion", out=tmp_path / "again")
+    assert CALLS == []
+    same(first, second)
+
+
+def test_a_new_explainer_finds_the_predictions_scores_and_maps_of_the_others(tmp_path: Path) -> None:
+    run(tmp_path)
+    CALLS.clear()
+    evaluate("counting", ["brightness", "gradcam"], tiny_benchmark(), store=tmp_path / "store", batch_size=8)
+    sizes = [int(call.split()[1]) for call in CALLS if call.startswith("explain")]
+    assert max(sizes) <= 2  # the doctor asks with one or two, and nobody else
+
+
+def test_other_weights_are_not_taken_for_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(tmp_path)
+    monkeypatch.setattr(Counting, "seed", 1)
+    CALLS.clear()
+    other = run(tmp_path, out=tmp_path / "other")
+    assert CALLS
+    assert not np.array_equal(first.predictions().filter(like="logit:"), other.predictions().filter(like="logit:"))
+    same(other, run(tmp_path, out=tmp_path / "alone", store=None))
+
+
+def test_edited_code_is_not_taken_for_the_same(tmp_path: Path, install: Any) -> None:
+    source = (
+        "from xaibench.explainers.base import Explainer\n"
+        "class Mine(Explainer):\n"
+        "    def explain(self, classifier, prediction, targets):\n"
+        "        return prediction.images.sum(1) * {factor}\n"
+    )
+    found = []
+    for factor in (1, -1):
+        identity._sources.cache_clear()
+        metadata = install(
+            "mine", {"xaibench.explainers": "mine = mine_code:Mine"}, mine_code=source.format(factor=factor)
+        )
+        made = evaluate(
+            "counting", ["mine"], tiny_benchmark(), store=tmp_path / "store", out=tmp_path / f"runs{factor}"
+        )
+        found.append(made.select(explainer="mine", metric="energy", class_name="macro")[0].value)
+        shutil.rmtree(metadata.parent)
+        __import__("sys").modules.pop("mine_code", None)
+        registry.refresh()
+    identity._sources.cache_clear()
+    assert found[0] is not None
+    assert found[0] > 0
+    assert found[1] in (None, 0.0)  # nothing of the negative map is positive
+
+
+def test_a_changed_image_is_seen_and_the_others_are_kept(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    root = tmp_path / "data"
+    root.mkdir()
+    lines = ["image,class,split"]
+    for n in range(12):
+        Image.fromarray(rng.integers(0, 255, (64, 64), dtype=np.uint8)).save(root / f"{n}.bmp")
+        lines.append(f"{n}.bmp,{'Effusion' if n % 2 else 'No Finding'},{'test' if n > 3 else 'train'}")
+    (root / "table.csv").write_text("\n".join(lines) + "\n")
+    (root / "boxes.csv").write_text(
+        "image,class,x0,y0,x1,y1\n" + "".join(f"{n}.bmp,Effusion,4,4,30,40\n" for n in range(1, 12, 2))
+    )
+    options = {"table": "table.csv", "boxes": "boxes.csv", "label_column": "class", "split_column": "split"}
+    table = tiny_benchmark().model_dump()
+    table |= {"classes": ["No Finding", "Effusion"], "dataset": {"name": "folder", "options": options}}
+    benchmark = Benchmark.model_validate(table)
+    run(tmp_path, benchmark=benchmark, data_root=root, batch_size=4)
+    assert "features 4" in CALLS
+    # the same size in bytes, so that the split's fingerprint stays; only the content differs
+    Image.fromarray(rng.integers(0, 255, (64, 64), dtype=np.uint8)).save(root / "11.bmp")
+    CALLS.clear()
+    changed = run(tmp_path, benchmark=benchmark, data_root=root, batch_size=4, out=tmp_path / "changed")
+    assert ["features 4", "explain 2", *CALLS[2:]] == CALLS
+    assert len(CALLS) <= 3  # the second batch alone; its plain images once more for the contact sheet
+    same(changed, run(tmp_path, benchmark=benchmark, data_root=root, batch_size=4, out=tmp_path / "b", store=None))
+
+
+def test_damaged_entries_are_made_again_and_reported(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    rng = np.random.default_rng(0)
+    for entry in Store(tmp_path / "store").entries():
+        content = bytearray(entry.path.read_bytes())
+        content[int(rng.integers(len(content)))] ^= 1
+        entry.path.write_bytes(content)
+    second = run(tmp_path, out=tmp_path / "again")
+    same(first, second)
+    assert any("damaged entries of the store" in note for note in second.notes)
+    assert Store(tmp_path / "store").verify()[1] == []
+
+
+def test_a_store_that_takes_nothing_costs_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = run(tmp_path, out=tmp_path / "alone", store=None)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("xaibench.harness.store.os.fsync", full)
+    found = run(tmp_path, out=tmp_path / "full")
+    same(alone, found)
+    assert any("the store took no more" in note and "xaibench store prune" in note for note in found.notes)
+
+
+def test_code_that_cannot_be_found_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Brightness, "__module__", "__main__")
+    monkeypatch.setattr("sys.modules", {**__import__("sys").modules, "__main__": type("Notebook", (), {})})
+    run(tmp_path)
+    CALLS.clear()
+    run(tmp_path, out=tmp_path / "again")
+    assert [call for call in CALLS if call.startswith("explain")]
+
+
+def test_a_report_takes_the_maps_that_the_run_left(tmp_path: Path) -> None:
+    made = run(tmp_path)
+    table = made.images()
+    pairs = sorted({(str(row.image), str(row["class"])) for _, row in table[["image", "class"]].iterrows()})
+    shown: dict[Any, np.ndarray] = {}
+
+    def keep(explainer: str, target: int, sample: Any, heat: torch.Tensor, _: float | None) -> None:
+        shown[sample.id, target] = heat.numpy()
+
+    opened = reopen(made, store=tmp_path / "store")
+    CALLS.clear()
+    opened.show(pairs, ["brightness"], keep)
+    assert CALLS == []
+    assert len(shown) == len(pairs)
+    kept, shown = shown, {}
+    reopen(made, store=tmp_path / "nothing").show(pairs, ["brightness"], keep)
+    assert CALLS
+    assert kept.keys() == shown.keys()
+    for pair, heat in kept.items():
+        np.testing.assert_allclose(heat, shown[pair], rtol=1e-5, atol=1e-6)  # other batches, float32's rounding
+
+
+@pytest.mark.parametrize("room", [1, 3])
+def test_a_batch_that_the_memory_cannot_hold_is_halved(tmp_path: Path, room: int) -> None:
+    whole = run(tmp_path, out=tmp_path / "whole", store=None)
+    ROOM[0] = room
+    CALLS.clear()
+    halved = run(tmp_path, out=tmp_path / "halved", store=None)
+    sizes = {int(call.split()[1]) for call in CALLS if call.startswith("features")}
+    assert max(sizes) <= room
+    assert len(whole.scores) == len(halved.scores)
+    for one, other in zip(whole.scores, halved.scores, strict=True):
+        assert (one.n, one.nan, one.metric) == (other.n, other.nan, other.metric)
+        if one.value is not None:
+            assert other.value == pytest.approx(one.value, abs=1e-4)
+
+
+def test_one_image_too_large_is_an_error(tmp_path: Path) -> None:
+    ROOM[0] = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        run(tmp_path, store=None)
