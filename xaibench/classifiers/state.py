@@ -53,15 +53,14 @@ class State:
             },
         )
 
-    def hooks_left(self, classifier: nn.Module) -> list[str]:
+    def hooks_left(self, now: State) -> list[str]:
         """Return the names of layers and parameters with a hook that was not there, "" being the classifier itself."""
-        now = State.of(classifier)
         layers = [n for n, kinds in now.hooks.items() if _more(kinds, self.hooks.get(n, {}))]
         return layers + [n for n, kinds in now.tensor_hooks.items() if _more(kinds, self.tensor_hooks.get(n, {}))]
 
-    def changes(self, classifier: nn.Module) -> list[str]:
+    def changes(self, now: State) -> list[str]:
         """Return what else differs, each as a phrase: "layer body.2 is in training mode"."""
-        now, found = State.of(classifier), []
+        found = []
         if (names := sorted(set(now.layers) ^ set(self.layers))) or now.layers.keys() != self.layers.keys():
             found.append(f"layers came or went ({', '.join(names[:3])})")
         for name, layer in self.layers.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -75,6 +75,22 @@ def reopen_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def batch_size_of(text: str) -> int | Literal["auto"]:
+    """Read a batch size.
+
+    Raises:
+        UsageError: neither a positive number nor "auto".
+
+    >>> batch_size_of("auto"), batch_size_of("8")
+    ('auto', 8)
+    """
+    if text == "auto":
+        return "auto"
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch-size {text!r}: give a number of images from 1, or auto")
+    return int(text)
 
 
 def pairs(texts: Sequence[str], option: str) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
-from xaibench.cli.options import pairs, protocol_options
+from xaibench.cli.options import batch_size_of, pairs, protocol_options
 
 
 @click.command(name="run")
@@ -27,7 +28,27 @@ from xaibench.cli.options import pairs, protocol_options
     "--checkpoint", type=click.Path(path_type=Path), metavar="FILE", help="Trained weights of the same recipe."
 )
 @click.option(
-    "--batch-size", default=32, show_default=True, type=click.IntRange(min=1), help="Scores don't depend on it."
+    "--batch-size",
+    default="32",
+    show_default=True,
+    callback=lambda _, __, text: batch_size_of(text),
+    metavar="N",
+    help="Images at once, or auto for what fits a GPU's memory. Scores don't depend on it.",
+)
+@click.option(
+    "--precision",
+    default="float32",
+    show_default=True,
+    type=click.Choice(["float32", "bf16", "fp16"]),
+    help="Of the forward pass, by autocast.",
+)
+@click.option("--compile", "compiled", is_flag=True, help="Compile the forward pass (torch.compile; takes a minute).")
+@click.option(
+    "--workers",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Processes that decode images for a GPU; 0 for threads.",
 )
 @click.option(
     "--out",
@@ -55,7 +76,10 @@ def command(
     device: str,
     quiet: bool,
     checkpoint: Path | None,
-    batch_size: int,
+    batch_size: int | Literal["auto"],
+    precision: Literal["float32", "bf16", "fp16"],
+    compiled: bool,
+    workers: int,
     out: Path,
     store: Path | None,
     no_store: bool,
@@ -90,6 +114,9 @@ def command(
             metrics=metrics or None,
             batch_size=batch_size,
             device=device,
+            precision=precision,
+            compiled=compiled,
+            workers=workers,
             store=None if no_store else store or default_store(),
             progress=progress,
         )

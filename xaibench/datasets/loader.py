@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import multiprocessing
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 
 from xaibench.datasets.base import Split
+from xaibench.errors import UsageError, first_line
 from xaibench.types import Batch, Sample
 
 
@@ -27,23 +30,52 @@ def stack(samples: Sequence[Sample], *, pin: bool = False) -> Batch:
     return Batch(tuple(samples), images if images.shape[1] == 3 else images.expand(-1, 3, -1, -1))
 
 
+_SPLIT: list[Split] = []
+"""In a worker process: the split that it decodes."""
+
+
+def _begin(split: Split) -> None:
+    torch.set_num_threads(1)  # the processes are the parallelism
+    _SPLIT[:] = [split]
+
+
+def _decode(index: int) -> Sample:
+    return _SPLIT[0][index]
+
+
 class Decoder:
-    """Decodes batches of a split in threads; what was submitted is decoded while the caller does something else.
+    """Decodes batches of a split; what was submitted is decoded while the caller does something else.
 
     Args:
         split: the images.
         pin: see `stack`.
+        workers: processes that decode, for a network on a GPU that threads can't keep busy; 0 for threads.
+
+    Raises:
+        UsageError: a split that can't be sent to another process.
     """
 
-    def __init__(self, split: Split, *, pin: bool = False) -> None:
-        self._split, self._pin = split, pin
-        self._pool = ThreadPoolExecutor(split.threads)
+    def __init__(self, split: Split, *, pin: bool = False, workers: int = 0) -> None:
+        self._pin = pin
+        self._pool: Executor
+        if workers:
+            try:
+                pickle.dumps(split)
+            except Exception as error:
+                what = f"{type(split).__name__} can't be sent to worker processes ({first_line(error)})"
+                raise UsageError(f"{what}: leave --workers out") from error
+            context = multiprocessing.get_context("spawn")  # a forked copy of a process with threads may hang
+            self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(split,))
+            self._decode: Callable[[int], Sample] = _decode
+        else:
+            self._pool = ThreadPoolExecutor(split.threads)
+            self._decode = split.__getitem__
         self._waiting: dict[tuple[int, ...], list[Future[Sample]]] = {}
 
     def submit(self, rows: Sequence[int]) -> None:
         """Begin to decode a batch, unless that was done."""
         if (key := tuple(rows)) not in self._waiting:
-            self._waiting[key] = [self._pool.submit(self._split.__getitem__, int(row)) for row in key]
+            self._waiting[key] = [self._pool.submit(self._decode, int(row)) for row in key]
 
     def take(self, rows: Sequence[int]) -> Batch:
         """Return a batch, submitted or not.

@@ -95,7 +95,8 @@ def _explain(
 
 
 def _left(patient: Patient, subject: str, state: State) -> Iterator[Finding]:
-    for where in state.hooks_left(patient.classifier)[:1]:
+    now = State.of(patient.classifier)
+    for where in state.hooks_left(now)[:1]:
         yield Finding(
             "error",
             "hooks",
@@ -104,7 +105,7 @@ def _left(patient: Patient, subject: str, state: State) -> Iterator[Finding]:
             "Remove it in a finally block: handle.remove().",
             subject,
         )
-    for change in state.changes(patient.classifier)[:1]:
+    for change in state.changes(now)[:1]:
         yield Finding("error", "state", f"afterwards {change}", "Put it back in a finally block.", subject)
     state.restore(patient.classifier)
 

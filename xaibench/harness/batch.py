@@ -17,6 +17,7 @@ from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split
 from xaibench.datasets.loader import Decoder
 from xaibench.explainers.base import Explainer
+from xaibench.harness.forward import Forward
 from xaibench.harness.kept import Kept, Pairs, masks_hash
 from xaibench.harness.records import MapMetric, Part, side_by_side
 from xaibench.harness.scoring import ExplainerFailedError, Maps, Scores
@@ -50,8 +51,11 @@ class Work:
     sheet: Sheet | None = None
     running: Running = lambda *_: None
     kept: Kept | None = None
+    predict: Forward | None = None
+    workers: int = 0
 
     def __post_init__(self) -> None:
+        self.forward = self.predict or Forward(self.classifier)
         self.scored: dict[str, int] = {}
         self.spent: dict[str, float] = {}
 
@@ -113,13 +117,11 @@ class BatchWork:
 
     @cached_property
     def _prediction(self) -> Prediction:
-        began = time.perf_counter()
         classifier, batch = self.work.classifier, self._images
+        began = time.perf_counter()
         images = batch.images.to(classifier.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
-        decoded = time.perf_counter() - began if classifier.device.type == "cpu" else 0.0
-        with torch.no_grad():
-            prediction = classifier.predict(images, batch.ids)
-        self._forward_seconds = time.perf_counter() - began - decoded
+        prediction = self.work.forward(images, batch.ids)
+        self._forward_seconds = time.perf_counter() - began
         return prediction
 
     @cached_property

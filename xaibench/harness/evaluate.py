@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from xaibench.datasets.base import Splits
 from xaibench.doctor import glance
 from xaibench.errors import UsageError, XaibenchError
 from xaibench.explainers.base import Explainer
+from xaibench.harness.forward import Forward, Precision, find_batch_size
 from xaibench.harness.kept import Kept
 from xaibench.harness.records import MapMetric, Records
 from xaibench.harness.run import Run, save_run
@@ -56,10 +57,13 @@ def evaluate(
     recipe: Mapping[str, Any] | None = None,
     checkpoint: Path | None = None,
     metrics: Sequence[str] | None = None,
-    batch_size: int = 32,
+    batch_size: int | Literal["auto"] = 32,
     device: str = "auto",
     devices: int = 1,
     store: Path | None = None,
+    precision: Precision = "float32",
+    compiled: bool = False,
+    workers: int = 0,
     progress: Progress | None = None,
 ) -> Run:
     """Evaluate a classifier and its explainers, training the classifier first where no checkpoint of its recipe exists.
@@ -76,11 +80,13 @@ def evaluate(
         checkpoint: trained weights to use; they must come from the same recipe.
         metrics: replace the benchmark's, and with them its hash: names, wildcards, categories, or "all"; see
             `xaibench.harness.selection.select_metrics`.
-        batch_size: images at once; scores do not depend on it.
+        batch_size: images at once, or "auto" for what fits a GPU's memory; scores do not depend on it.
         device: "auto", "cpu", "cuda", ...
         devices: how many share a training, should there be one; see `xaibench.training.train.train`.
         store: a folder where predictions, maps and scores are kept and found again, so that a repeated or interrupted
             evaluation computes only what is not there; see `xaibench.harness.store`. None keeps nothing.
+        precision, compiled: of the forward pass; see `xaibench.harness.forward.Forward`.
+        workers: processes that decode images; 0 for threads.
         progress: how to report; silent by default.
 
     Returns:
@@ -93,8 +99,10 @@ def evaluate(
     progress = progress or Progress()
     if isinstance(explainers, str) or not explainers:
         raise UsageError('explainers: give a list of at least one name, such as ["cwm"]')
-    if batch_size < 1:
-        raise UsageError(f"batch_size = {batch_size}; it is at least 1")
+    if batch_size != "auto" and batch_size < 1:
+        raise UsageError(f'batch_size = {batch_size}; it is at least 1, or "auto"')
+    if workers < 0:
+        raise UsageError(f"workers = {workers}; it is 0 for threads, or a number of processes")
     if isinstance(metrics, str) or (metrics is not None and not metrics):
         raise UsageError('metrics: give a list of at least one name, category or wildcard, such as ["localization"]')
     protocol = benchmark if isinstance(benchmark, Benchmark) else load_benchmark(benchmark)
@@ -113,7 +121,9 @@ def evaluate(
     model.optimized()
     shelf = Store(store) if store else None
     methods = {**asked, **baselines}
-    kept = Kept.of(shelf, classifier, model, spec.options, methods, localization, splits) if shelf else None
+    predict = Forward(model, precision, compiled=compiled)
+    size = find_batch_size(model) if batch_size == "auto" else batch_size
+    kept = Kept.of(shelf, classifier, model, spec.options, methods, localization, splits, predict) if shelf else None
     examined = _examined(model, asked, splits, kept)
     began = time.perf_counter()
     sheets = ContactSheets(protocol, list(asked)) if out else None  # matplotlib only where something is drawn
@@ -126,19 +136,22 @@ def evaluate(
         frame=protocol.frame,
         regions=protocol.localization.regions,
         task=protocol.task,
-        batch_size=batch_size,
+        batch_size=size,
         sheet=sheets,
         advance=progress.advance,
         running=progress.metric,
         kept=kept,
+        predict=predict,
+        workers=workers,
     )
-    validation, untuned = _validate(model, methods, splits, localization, protocol, batch_size, progress, kept)
+    validation, untuned = _validate(model, methods, splits, localization, protocol, size, progress, kept, predict)
     progress.stage("intervals", 1)
     scores = summarize(classifier, protocol, splits.test, records, classification, localization, validation)
     progress.advance(1)
     notes = [*splits.notes, *notes, *left_out, *untuned, *_selection_note(spec), *_failure_notes(records)]
     notes += [*examined, *_store_notes(shelf)]
-    record = _record(model, spec, weights, splits, records, time.perf_counter() - began, batch_size)
+    record = _record(model, spec, weights, splits, records, time.perf_counter() - began, size)
+    record |= predict.identity()
     name = f"{protocol.name}-{classifier.replace(':', '-').replace('/', '-')}"
     identity = digest([protocol.hash, record["weights"], list(asked), list(baselines), record["data"]])
     run = Run(
@@ -167,6 +180,7 @@ def _validate(
     batch_size: int,
     progress: Progress,
     kept: Kept | None,
+    predict: Forward,
 ) -> tuple[Records | None, list[str]]:
     """Explain the validation split for the metrics that tune a threshold on it; say so where it has no regions."""
     choosing = [metric for metric in metrics if metric.chooses]
@@ -187,6 +201,7 @@ def _validate(
         batch_size=batch_size,
         advance=progress.advance,
         kept=kept,
+        predict=predict,
     )
     return records, []
 

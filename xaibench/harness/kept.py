@@ -18,6 +18,7 @@ from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split, Splits
 from xaibench.doctor import glance
 from xaibench.explainers.base import Explainer
+from xaibench.harness.forward import Forward
 from xaibench.harness.identity import classifier_identity, code_of, explainer_identity, metric_identity
 from xaibench.harness.records import MapMetric
 from xaibench.harness.store import Found, Store, key_of
@@ -52,11 +53,14 @@ class Kept:
         explainers: Mapping[str, Explainer],
         metrics: Sequence[MapMetric],
         splits: Splits,
+        predict: Forward | None = None,
     ) -> Kept | None:
         """Identify what an evaluation is made of; None where the classifier's code can't be found."""
         identity = classifier_identity(name, classifier, options)
         if identity is None:
             return None
+        if predict is not None:
+            identity |= predict.identity()
         return cls(
             store,
             identity,

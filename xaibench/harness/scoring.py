@@ -189,8 +189,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 def _tidy(classifier: Classifier, before: State) -> str | None:
     """Take away what an explainer left on the classifier, and return the first of it."""
-    left = [f"left a hook on {where or 'the classifier'}" for where in before.hooks_left(classifier)]
-    left += [f"afterwards {change}" for change in before.changes(classifier)]
+    now = State.of(classifier)
+    left = [f"left a hook on {where or 'the classifier'}" for where in before.hooks_left(now)]
+    left += [f"afterwards {change}" for change in before.changes(now)]
     if not left:
         return None
     before.restore(classifier)

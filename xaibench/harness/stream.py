@@ -12,6 +12,7 @@ from xaibench.datasets.base import Split
 from xaibench.datasets.loader import Decoder
 from xaibench.explainers.base import Explainer
 from xaibench.harness.batch import BatchWork, Running, Sheet, Work
+from xaibench.harness.forward import Forward
 from xaibench.harness.kept import Kept
 from xaibench.harness.records import MapMetric, Part, Records, join
 from xaibench.harness.scoring import out_of_memory
@@ -34,6 +35,8 @@ def stream(
     advance: Callable[[int], None] = lambda _: None,
     running: Running = lambda *_: None,
     kept: Kept | None = None,
+    predict: Forward | None = None,
+    workers: int = 0,
 ) -> Records:
     """Run a split through a classifier and its explainers, and score every map of a class with a region.
 
@@ -50,8 +53,10 @@ def stream(
         advance: is told how many images are done.
         running: is told which metric asks the network now.
         kept: what is known already is taken from here, and what is new goes there.
+        predict: the forward pass; `Classifier.predict` by default.
+        workers: processes that decode images; 0 for threads of this one.
     """
-    work = Work(classifier, explainers, split, metrics, frame, regions, task, sheet, running, kept)
+    work = Work(classifier, explainers, split, metrics, frame, regions, task, sheet, running, kept, predict, workers)
     done = []
     for part in parts(work, range(len(split)), batch_size):
         done.append(part)
@@ -67,16 +72,18 @@ def parts(work: Work, rows: range, batch_size: int) -> Iterator[Part]:
         torch.OutOfMemoryError: one image is too much.
     """
     elsewhere = work.classifier.device.type != "cpu"
+    ahead = elsewhere or work.workers > 0
     plan = deque(_chunks(rows, batch_size))
     failed: dict[str, str] = {}
     given_up: dict[str, dict[str, str]] = {}
-    with Decoder(work.split, pin=elsewhere) as decoder:
+    following: BatchWork | None = None
+    with Decoder(work.split, pin=elsewhere, workers=work.workers) as decoder:
         while plan:
             chunk = plan.popleft()
-            batch = BatchWork(work, chunk, decoder, failed, given_up)
-            if elsewhere and plan:
-                following = BatchWork(work, plan[0], decoder, failed, given_up)
-                for near in (batch, following):  # the next is decoded while this one is explained
+            batch = following or BatchWork(work, chunk, decoder, failed, given_up)
+            following = BatchWork(work, plan[0], decoder, failed, given_up) if ahead and plan else None
+            if following is not None:  # decoded while this one is explained
+                for near in (batch, following):
                     if near.needs_images():
                         decoder.submit(near.rows)
             try:
@@ -84,7 +91,7 @@ def parts(work: Work, rows: range, batch_size: int) -> Iterator[Part]:
             except (RuntimeError, MemoryError) as error:
                 if len(chunk) == 1 or not out_of_memory(error):
                     raise
-                half = (len(chunk) + 1) // 2
+                half, following = (len(chunk) + 1) // 2, None
                 plan = deque([*_chunks(chunk, half), *(near for later in plan for near in _chunks(later, half))])
                 if work.classifier.device.type == "cuda":
                     torch.cuda.empty_cache()

@@ -255,9 +255,10 @@ class _Contract:
             f"each prediction keeps {(sizes[2] - sizes[0]) // 2:,} bytes of tensors",
             "Keep no features or graphs on self.",
         )
-        for where in state.hooks_left(self.classifier)[:3]:
+        now = State.of(self.classifier)
+        for where in state.hooks_left(now)[:3]:
             self.report.add("hooks", f"predict left a hook on {where or 'itself'}", "Remove it: handle.remove().")
-        for change in state.changes(self.classifier)[:3]:
+        for change in state.changes(now)[:3]:
             self.report.add("state", f"after predict, {change}", "Leave modes and flags as they were.")
 
     def gradient(self) -> None:

@@ -176,13 +176,14 @@ class _Contract:
             "every map is the same constant",
             "Look for a gradient that is cut (no_grad, detach) or a ReLU over negative values only.",
         )
-        for where in state.hooks_left(classifier)[:3]:
+        now = State.of(classifier)
+        for where in state.hooks_left(now)[:3]:
             self.report.add(
                 "hooks",
                 f"left a hook on {where or 'the classifier'}",
                 "Remove it in a finally block: handle.remove().",
             )
-        for change in state.changes(classifier)[:3]:
+        for change in state.changes(now)[:3]:
             self.report.add("state", f"after explaining, {change}", "Put it back in a finally block.")
         after = classifier.state_dict()
         moved = [name for name, tensor in values.items() if not torch.equal(after[name], tensor)]

@@ -330,9 +330,10 @@ def _asking(report: Report, metric: Metric, parameters: dict[str, Any]) -> None:
         f"the batch size changes scores, {furthest(alone, wanted)}",
         "Let each score depend on its own pair; draw from seed_of(image id).",
     )
-    for where in state.hooks_left(classifier)[:3]:
+    now = State.of(classifier)
+    for where in state.hooks_left(now)[:3]:
         report.add("hooks", f"left a hook on {where or 'the classifier'}", "Remove it in a finally block.")
     after = classifier.state_dict()
-    changes = state.changes(classifier) + [name for name, v in values.items() if not torch.equal(after[name], v)]
+    changes = state.changes(now) + [name for name, v in values.items() if not torch.equal(after[name], v)]
     for change in changes[:3]:
         report.add("state", f"afterwards the classifier differs: {change}", "Work on a copy of the classifier.")
