@@ -122,6 +122,25 @@ def test_a_metric_that_asks_the_network_asks_it_once(tmp_path: Path) -> None:
     same(first, second)
 
 
+def test_scores_of_perturbed_images_serve_the_next_explainer_and_metric(tmp_path: Path) -> None:
+    """Random cells are hidden once: another metric on the same sets, and another explainer, ask nothing again."""
+    sets = {"cells": 4, "share": 0.5, "samples": 6}
+    table = tiny_benchmark().model_dump()
+
+    def benchmark(*names: str) -> Benchmark:
+        return Benchmark.model_validate(table | {"metrics": [{"name": name, "parameters": sets} for name in names]})
+
+    run(tmp_path, benchmark=benchmark("faithfulness_correlation"))
+    hidden = [call for call in CALLS if call.startswith("features")]
+    CALLS.clear()
+    both = run(tmp_path, benchmark=benchmark("faithfulness_correlation", "infidelity"), out=tmp_path / "both")
+    again = [call for call in CALLS if call.startswith("features")]
+    assert "features 36" in hidden  # six pairs, six sets each
+    assert again == ["features 8", "features 8", "features 8", "features 4"]  # the batches alone, no set of cells
+    alone = benchmark("faithfulness_correlation", "infidelity")
+    same(both, run(tmp_path, benchmark=alone, out=tmp_path / "alone", store=None))
+
+
 def test_a_new_explainer_finds_the_predictions_scores_and_maps_of_the_others(tmp_path: Path) -> None:
     run(tmp_path)
     CALLS.clear()

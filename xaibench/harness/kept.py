@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split, Splits
@@ -22,6 +24,7 @@ from xaibench.harness.forward import Forward
 from xaibench.harness.identity import classifier_identity, code_of, explainer_identity, metric_identity
 from xaibench.harness.records import MapMetric
 from xaibench.harness.store import Found, Store, key_of
+from xaibench.metrics.explained import Explained
 from xaibench.types import BoolArray, Frame
 
 Pairs = Sequence[tuple[int, int]]
@@ -172,6 +175,10 @@ class KeptBatch:
         if parts := self._scores(explainer, pairs, where):
             self._write("scores", parts, arrays, {**about, "explainer": explainer})
 
+    def shelf(self, pairs: Pairs, task: str) -> PerturbedShelf:
+        """Return where scores of perturbed images are kept, whatever map asked for them."""
+        return PerturbedShelf(self, pairs, task)
+
     def metric_key(self, metric: str) -> str | None:
         return self.kept.metrics.get(metric)
 
@@ -206,6 +213,27 @@ class KeptBatch:
     ) -> None:
         known = {"kind": kind, "classifier": self.kept.classifier["name"], "images": len(self.images)}
         self.kept.store.write(key_of(kind, parts), arrays, {**known, **about})
+
+
+@dataclass(frozen=True)
+class PerturbedShelf:
+    """Scores of perturbed images of a batch's pairs, by what was done to the images."""
+
+    batch: KeptBatch
+    pairs: Pairs
+    task: str
+
+    def load(self, name: str) -> Tensor | None:
+        found = self.batch._read("perturbed", self._parts(name))
+        return torch.from_numpy(found.arrays["scores"]) if found else None
+
+    def save(self, name: str, tensor: Tensor) -> None:
+        self.batch._write("perturbed", self._parts(name), {"scores": tensor.cpu().numpy()}, {})
+
+    def _parts(self, name: str) -> dict[str, Any]:
+        targets = [[row - self.batch.rows.start, target] for row, target in self.pairs]
+        code = code_of({Explained}, "scores")
+        return {**self.batch._predicted, "targets": targets, "task": self.task, "what": name, "code": code}
 
 
 def masks_hash(pairs: Pairs, masks: BoolArray) -> str:

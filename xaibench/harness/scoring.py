@@ -133,7 +133,8 @@ class Scores:
         batch, maps = self._batch, self._maps
         prediction, targets = batch.selected(maps.pairs)
         classifier, task = batch.work.classifier, batch.work.task
-        return Explained(classifier, maps.explainer, prediction, targets, maps.tensor, task, shared=batch.shared)
+        shelf = batch.at.shelf(maps.pairs, task) if batch.at else None
+        return Explained(classifier, maps.explainer, prediction, targets, maps.tensor, task, batch.shared, shelf)
 
     def _metric(self, metric: MapMetric, part: Part) -> npt.NDArray[np.float64]:
         batch, explainer, name = self._batch, self._maps.name, metric.metric.name

@@ -54,7 +54,7 @@ def baseline(explained: Explained, kind: Baseline | float) -> Tensor:
 def baseline_scores(explained: Explained, kind: Baseline, output: Output) -> Tensor:
     """Return the score of the baseline itself, (P,)."""
     rows = torch.arange(len(explained), device=explained.maps.device)
-    return explained.once(
+    return explained.once_kept(
         ("baseline scores", kind, output), lambda: explained.scores(baseline(explained, kind), rows, output)
     )
 
@@ -208,7 +208,7 @@ def losses(
         hidden = flat[part].gather(1, numbers[row].flatten(1)).reshape(-1, 1, *numbers.shape[1:])
         return torch.where(hidden, base[row], images[row])
 
-    scores = explained.once(
+    scores = explained.once_kept(
         ("hidden", cells, name, kind, output), lambda: explained.scores_of(make, rows, output).reshape(-1, steps)
     )
     return explained.own_scores(output)[:, None] - scores

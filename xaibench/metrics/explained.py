@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,16 @@ Made = TypeVar("Made")
 CHUNK = 64  # images in one forward pass of `scores`
 
 
+class Shelf(Protocol):
+    """Keeps tensors of a batch by name."""
+
+    def load(self, name: str) -> Tensor | None:
+        """Return a tensor, None where it is not known."""
+
+    def save(self, name: str, tensor: Tensor) -> None:
+        """Keep a tensor."""
+
+
 @dataclass(frozen=True, eq=False)
 class Explained:
     """A batch of P maps, each of one image and one class, with what made them.
@@ -31,6 +41,7 @@ class Explained:
         maps: (P, H, W) float32, signed, in the input's frame.
         task: "multiclass" (a probability is a softmax) or "multilabel" (a sigmoid).
         shared: values that the metrics of all explainers of this batch share: see `once`.
+        shelf: where scores of perturbed images are kept from one evaluation to the next; None keeps none.
     """
 
     classifier: Classifier
@@ -40,6 +51,7 @@ class Explained:
     maps: Tensor
     task: str = "multiclass"
     shared: dict[Hashable, Any] = field(default_factory=dict)
+    shelf: Shelf | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -52,6 +64,23 @@ class Explained:
         if key not in self.shared:
             self.shared[key] = make()
         return self.shared[key]  # type: ignore[no-any-return]
+
+    def once_kept(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """Return what `make` gives, as `once`; a tensor that cost forward passes, looked for on the shelf first.
+
+        `key` consists of numbers and strings, and names everything that decides the value beside the batch.
+        """
+
+        def find() -> Tensor:
+            known = self.shelf.load(repr(key)) if self.shelf else None
+            if known is not None:
+                return known.to(self.maps.device)
+            made = make()
+            if self.shelf:
+                self.shelf.save(repr(key), made)
+            return made
+
+        return self.once(key, find)
 
     def scores(self, images: Tensor, rows: Tensor, output: Output = "probability") -> Tensor:
         """Return the score of the explained class of changed images, (N,) float64; no gradient.
