@@ -1,0 +1,133 @@
+"""GCM with all localization metrics beside its bare forward pass, and that beside the plain module.
+
+    python benchmarks/speed/gcm.py [--images 64] [--size 256] [--threads 2]
+
+GCM with EfficientNet-Lite0, random decoder (values do not matter to time); images decoded already. Parts, in turn,
+three times:
+
+- everything: forward, CWM and CCM, every registered localization metric on both, ROC-AUC with its intervals;
+- forward: `Classifier.predict`, channels_last, batches of 32;
+- plain: the same module as it comes, contiguous float32, batches of 32, with the memory allocator as it comes.
+
+Prints the medians, ratios, and the share of the machine's rate of matrix products (float32, 2048 x 2048, the same
+threads) that the forward pass reaches by its counted multiply-accumulates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from xaibench.benchmark import Benchmark, load_benchmark
+from xaibench.classifiers.base import count_macs
+from xaibench.classifiers.gcm import GCM
+from xaibench.datasets.base import Split
+from xaibench.explainers.gcm import CCM, CWM
+from xaibench.harness.selection import select_metrics
+from xaibench.harness.setup import load_metrics, load_splits
+from xaibench.harness.stream import stream
+from xaibench.harness.summary import summarize
+from xaibench.memory import keep_freed_memory
+from xaibench.types import Region, Sample
+
+ROUNDS, BATCH = 3, 32
+PARTS = ("everything", "forward", "plain")
+
+
+class Decoded(Split):
+    """A split whose images are in memory."""
+
+    def __init__(self, split: Split) -> None:
+        self.classes, self.frame, self.ids, self.patients = split.classes, split.frame, split.ids, split.patients
+        self.labels, self.fingerprint, self.threads = split.labels, split.fingerprint, 1
+        self.samples = [split[row] for row in range(len(split))]
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+    def regions(self, index: int) -> Mapping[int, Region]:
+        return self.samples[index].regions
+
+
+def measure(part: str, images: int, size: int) -> float:
+    """Return milliseconds an image."""
+    table = load_benchmark("phantom").model_dump() | {"input_size": size, "name": "speed"}
+    table["dataset"]["options"] = {"seed": 0, "train": 4, "val": 4, "test": images}
+    protocol, _ = select_metrics(Benchmark.model_validate(table), ["roc_auc", "localization"])
+    network = GCM(protocol.classes, size, weights="random").eval()
+    if part != "plain":
+        keep_freed_memory()  # as every run does
+        network = network.optimized()
+    layout = torch.contiguous_format if part == "plain" else torch.channels_last
+    batch = torch.rand(min(BATCH, images), 3, size, size).contiguous(memory_format=layout)
+    with torch.no_grad():
+        network.predict(batch[:4])
+    if part != "everything":
+        began = time.perf_counter()
+        with torch.no_grad():
+            for start in range(0, images, BATCH):
+                network.predict(batch[: min(BATCH, images - start)])
+        return 1000 * (time.perf_counter() - began) / images
+    split = Decoded(load_splits(protocol, None).test)
+    classification, localization = load_metrics(protocol)
+    explainers: dict[str, Any] = {"cwm": CWM(), "ccm": CCM()}
+    began = time.perf_counter()
+    records = stream(network, explainers, split, localization, frame=protocol.frame, batch_size=BATCH)
+    summarize("gcm", protocol, split, records, classification, localization, None)
+    return 1000 * (time.perf_counter() - began) / images
+
+
+def matrix_rate() -> float:
+    """Return multiply-accumulates a second of a float32 matrix product."""
+    a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
+    best = float("inf")
+    for _ in range(5):
+        began = time.perf_counter()
+        torch.mm(a, b)
+        best = min(best, time.perf_counter() - began)
+    return 2048**3 / best
+
+
+def main() -> None:
+    """Measure the parts in turn, each in a process of its own, and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.part:
+        print(json.dumps(measure(given.part, given.images, given.size)))
+        return
+    found: dict[str, list[float]] = {part: [] for part in PARTS}
+    options = ["--images", str(given.images), "--size", str(given.size), "--threads", str(given.threads)]
+    for _ in range(ROUNDS):
+        for part, times in found.items():
+            command = [sys.executable, __file__, *options, "--part", part]
+            times.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    ms = {part: statistics.median(times) for part, times in found.items()}
+    print(f"{given.images} images of {given.size} px, {given.threads} threads, ms an image")
+    for part, spent in ms.items():
+        print(f"{part:11} {spent:8.1f}")
+    whole, plain = ms["everything"] / ms["forward"], ms["plain"] / ms["forward"]
+    print(f"everything / forward {whole:.2f}   plain / forward {plain:.1f}")
+    network = GCM(("a", "b", "c", "d"), given.size, weights="random").optimized()
+    macs = count_macs(network, torch.zeros(1, 3, given.size, given.size))
+    rate, reached = matrix_rate(), macs / (ms["forward"] / 1000)
+    print(
+        f"{macs / 1e9:.2f} GMAC an image: {reached / 1e9:.0f} GMAC/s of the {rate / 1e9:.0f} of a matrix product "
+        f"({100 * reached / rate:.0f}%)"
+    )
+
+
+if __name__ == "__main__":
+    main()
