@@ -157,3 +157,16 @@ def test_what_noise_is_worth() -> None:
     assert (chance[:, 1] < 0.1).all()
     assert (t_iobb_false_positives.chance(masks) > 50).all()
     assert LEVELS == (60, 180)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 1.0])
+def test_boxes_of_few_and_of_many_components_are_found_alike(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    segments = np.random.default_rng(0).random((5, 40, 30)) < share
+    found = []
+    for few in (0, 10**6):
+        monkeypatch.setattr("xaibench.metrics._boxes._FEW", few)
+        found.append(component_boxes(segments))
+    for name in ("corners", "image", "pixels", "images"):
+        one, other = (np.asarray(getattr(boxes, name)) for boxes in found)
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype
