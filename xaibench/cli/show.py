@@ -13,6 +13,7 @@ import click
 
 from xaibench.cli.output import LONGEST_LINE, console, is_terminal, print_json, print_table, reflow
 from xaibench.errors import PluginError, XaibenchError, did_you_mean
+from xaibench.limits import TOML_BYTES, read_text
 from xaibench.plugin_status import own_doc
 from xaibench.registry import Entry, Kind, UnknownPluginError, claims, get, one_line
 
@@ -90,7 +91,7 @@ def _describe_benchmark(description: Description, path: Any) -> None:
 
     description.facts["file"] = str(path)
     try:
-        description.toml = Path(path).read_text(encoding="utf-8")
+        description.toml = read_text(Path(path), limit=TOML_BYTES)
         benchmark = load_benchmark(Path(path))
     except XaibenchError as error:
         description.reason = str(error)

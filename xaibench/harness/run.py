@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xaibench.benchmark import Benchmark
-from xaibench.errors import XaibenchError
+from xaibench.errors import XaibenchError, first_line
+from xaibench.limits import read_json, read_parquet
 from xaibench.paths import write_atomically
 
 if TYPE_CHECKING:
@@ -136,14 +137,12 @@ class Run:
         return self._table("predictions.parquet")
 
     def _table(self, name: str) -> pd.DataFrame:
-        import pandas as pd
-
         if self.directory is None:
             raise XaibenchError("this run was not saved: give evaluate(..., out=DIR)")
         try:
-            return pd.read_parquet(self.directory / name)
+            return read_parquet(self.directory / name)
         except (OSError, ValueError) as error:
-            raise XaibenchError(f"can't read {self.directory / name}: {error}") from error
+            raise XaibenchError(f"can't read {self.directory / name}: {first_line(error)}") from error
 
     @classmethod
     def load(cls, directory: Path) -> Run:
@@ -154,7 +153,7 @@ class Run:
         """
         path = directory / "run.json"
         try:
-            table = json.loads(path.read_text(encoding="utf-8"))
+            table = read_json(path)
             record = dict(table["run"])
             for known in ("directory", "benchmark_hash"):
                 record.pop(known)
@@ -170,8 +169,8 @@ class Run:
             )
         except FileNotFoundError as error:
             raise XaibenchError(f"{directory} is no run: it has no run.json") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise XaibenchError(f"{path} is damaged: {type(error).__name__} {error}") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise XaibenchError(f"{path} is damaged: {type(error).__name__} {first_line(error)}") from error
 
 
 def save_run(run: Run, images: Iterable[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]) -> None:
