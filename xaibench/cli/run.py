@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from xaibench.cli.options import pairs, protocol_options
+from xaibench.cli.output import echo
 
 
 @click.command(name="run")
@@ -91,5 +92,5 @@ def command(
         print_run(run, Console())
         assert run.directory is not None
         for sheet in sorted(run.directory.glob("contact-sheet-*.png")):
-            click.echo(f"Contact sheet: {sheet}")
+            echo(f"Contact sheet: {sheet}")
     raise_if_failed(run)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from xaibench.benchmark import Benchmark
 from xaibench.errors import XaibenchError, first_line
@@ -16,6 +19,8 @@ from xaibench.paths import write_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
+COLUMNS = ("image", "patient", "class", "explainer", "metric", "value", "chance")
+"""Of the per-image scores."""
 MACRO = "macro"
 """The class name of a score averaged over the classes."""
 
@@ -60,11 +65,20 @@ class Score:
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> Score:
-        """Read what `to_json` gave."""
+        """Read what `to_json` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is missing, unknown or of another type.
+        """
         values = dict(table)
         values["class_name"] = values.pop("class")
         values["thresholds"] = tuple(values.get("thresholds", ()))
-        return cls(**values)
+        return _checks().validate_python(cls(**values).__dict__)
+
+
+@cache
+def _checks() -> TypeAdapter[Score]:
+    return TypeAdapter(Score)
 
 
 @dataclass(frozen=True)
@@ -130,7 +144,10 @@ class Run:
         Raises:
             XaibenchError: the run was not saved, or its table is damaged.
         """
-        return self._table("scores.parquet")
+        table = self._table("scores.parquet")
+        if lacking := [name for name in COLUMNS if name not in table]:
+            raise XaibenchError(f"{self.directory}/scores.parquet is damaged: no column {lacking[0]!r}")
+        return table
 
     def predictions(self) -> pd.DataFrame:
         """Read the predictions: image, patient, and for each class ``logit:CLASS`` and ``label:CLASS``."""
@@ -159,18 +176,28 @@ class Run:
                 record.pop(known)
             return cls(
                 benchmark=Benchmark.model_validate(record.pop("benchmark")),
-                classifier=record.pop("classifier"),
-                explainers=tuple(record.pop("explainers")),
-                baselines=tuple(record.pop("baselines")),
+                classifier=_text(record.pop("classifier")),
+                explainers=tuple(map(_text, record.pop("explainers"))),
+                baselines=tuple(map(_text, record.pop("baselines"))),
                 scores=tuple(Score.from_json(score) for score in table["scores"]),
-                notes=tuple(record.pop("notes")),
+                notes=tuple(map(_text, record.pop("notes"))),
                 record=record,
                 directory=directory,
             )
         except FileNotFoundError as error:
             raise XaibenchError(f"{directory} is no run: it has no run.json") from error
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            key = ".".join(map(str, fault["loc"]))
+            raise XaibenchError(f"{path} is damaged: {key}: {first_line(ValueError(fault['msg']))}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise XaibenchError(f"{path} is damaged: {type(error).__name__} {first_line(error)}") from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:40]!r} stands where a name does")
+    return value
 
 
 def save_run(run: Run, images: Iterable[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]) -> None:
@@ -179,8 +206,7 @@ def save_run(run: Run, images: Iterable[Mapping[str, Any]], predictions: Sequenc
 
     assert run.directory is not None
     run.directory.mkdir(parents=True, exist_ok=True)
-    columns = ["image", "patient", "class", "explainer", "metric", "value", "chance"]
-    scores = pd.DataFrame(list(images), columns=columns)
+    scores = pd.DataFrame(list(images), columns=list(COLUMNS))
     for column in ("patient", "class", "explainer", "metric"):
         scores[column] = scores[column].astype("category")
     write_atomically(run.directory / "scores.parquet", lambda part: scores.to_parquet(part, index=False))
