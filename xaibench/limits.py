@@ -144,13 +144,14 @@ def read_parquet(path: Path) -> pd.DataFrame:
 
     try:
         rows = pq.read_metadata(path).num_rows
-        if rows > ROWS:
-            raise ValueError(f"it has {rows:,} rows, over the limit of {ROWS:,}")
-        return pd.read_parquet(path)
+        found = pd.read_parquet(path) if rows <= ROWS else None
     except OSError:
         raise
     except Exception as error:  # damaged bytes raise anything
         raise ValueError(f"{type(error).__name__} {error}") from error
+    if found is None:
+        raise ValueError(f"it has {rows:,} rows, over the limit of {ROWS:,}")
+    return found
 
 
 def check_pixels(shape: Sequence[int]) -> None:
