@@ -27,7 +27,7 @@ from xaibench.datasets.chestxray8.audit import audit, inspect
 from xaibench.datasets.chestxray8.images import decode
 from xaibench.datasets.folder import folder
 from xaibench.explainers.maps import read_map
-from xaibench.harness.leaderboard import PINS, read_pins, read_result
+from xaibench.harness.leaderboard import PINS, TurnedAwayError, read_pins, read_result, read_results
 from xaibench.harness.run import Run, save_run
 from xaibench.published import read_published
 from xaibench.reports.rated import read_ratings
@@ -243,6 +243,14 @@ def _make_result(root: Path) -> Path:
     return root / "result.json"
 
 
+def _read_result(path: Path) -> None:
+    read_results(path.parent)  # names the files that it turns away
+    try:
+        read_result(path)
+    except TurnedAwayError as error:
+        raise TurnedAwayError(f"{path.name}: {error}") from error
+
+
 def _make_pins(root: Path) -> Path:
     (root / PINS).write_text(json.dumps({"tiny": {"train": "1" * 8, "val": "2" * 8, "test": "3" * 8}}))
     return root / PINS
@@ -288,6 +296,6 @@ PARSERS: dict[str, Parser] = {
     "scores": _run("scores.parquet", lambda path: Run.load(path.parent).images()),
     "predictions": _run("predictions.parquet", lambda path: Run.load(path.parent).predictions()),
     "ratings": Parser(_make_ratings, lambda path: read_ratings([path], Run.load(path.parent))),
-    "result": Parser(_make_result, read_result),
+    "result": Parser(_make_result, _read_result),
     "pins": Parser(_make_pins, lambda path: read_pins(path.parent)),
 }

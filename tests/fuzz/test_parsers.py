@@ -17,7 +17,7 @@ from tests.fuzz.damage import Edit, damage, edits
 from tests.fuzz.parsers import PARSERS, Parser
 from xaibench.errors import XaibenchError
 
-FEW, MANY = 25, 2000
+FEW, MANY = 25, 1000
 SECONDS = 20
 """Until a parser counts as hanging."""
 
@@ -46,6 +46,7 @@ def read(parser: Parser, path: Path) -> None:
         message = str(error)
         assert message.strip()
         assert "\n" not in message
+        assert path.name in message or str(path.parent) in message, message
 
 
 def fuzz(name: str, examples: int) -> None:
