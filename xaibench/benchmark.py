@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from xaibench.errors import BenchmarkError, did_you_mean
+from xaibench.errors import BenchmarkError, did_you_mean, first_line
+from xaibench.limits import read_toml
 from xaibench.types import Frame
 
 
@@ -111,6 +112,14 @@ class Benchmark(_Spec):
     metrics: tuple[MetricSpec, ...]
     statistics: StatisticsSpec = StatisticsSpec()
 
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, name: str) -> str:
+        """Refuse what can't stand in the names of files, which runs and checkpoints are kept under."""
+        if not name or len(name) > 100 or name.startswith(".") or re.search(r"[/\\\x00-\x1f\x7f-\x9f]", name):
+            raise ValueError("it is a name without slashes, control characters or a point in front")
+        return name
+
     @field_validator("classes")
     @classmethod
     def _different(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -184,11 +193,11 @@ def load_benchmark(name: str | Path) -> Benchmark:
 def read_benchmark(path: Path) -> Benchmark:
     """Read a benchmark from a TOML file; see `load_benchmark`."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = read_toml(path)
     except FileNotFoundError as error:
         raise BenchmarkError(f"no benchmark file {path}") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BenchmarkError(f"can't read {path}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise BenchmarkError(f"can't read {path}: {first_line(error)}") from error
     try:
         return Benchmark.model_validate(table)
     except ValidationError as error:

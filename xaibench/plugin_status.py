@@ -15,7 +15,6 @@ import json
 import os
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from xaibench.errors import PluginError
+from xaibench.limits import read_json, read_toml
 from xaibench.paths import cache_dir
 from xaibench.registry import Entry, Kind, claims, collision, one_line
 
@@ -98,7 +98,7 @@ def _read_benchmark(entry: Entry) -> Status:
     """Read a benchmark's title; importing its path costs nothing."""
     try:
         path = Path(entry.load())
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = read_toml(path)
     except PluginError as error:
         return Status(entry, "", one_line(error.__cause__ or error))
     except OSError as error:
@@ -176,7 +176,7 @@ class _Cache:
         self.path = cache_dir() / "plugins.json"
         self.changed = False
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content = read_json(self.path)
         except (OSError, ValueError):
             content = {}
         self.known: dict[str, Any] = content if isinstance(content, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from xaibench.builtin_benchmarks import FOLDER
-from xaibench.errors import BenchmarkError, did_you_mean
+from xaibench.errors import BenchmarkError, did_you_mean, first_line
+from xaibench.limits import read_toml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -186,10 +186,10 @@ def load_published(name: str = "chestxray8-4class") -> Published:
 def read_published(path: Path) -> Published:
     """Read a file of published numbers; see `load_published`."""
     try:
-        return Published.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BenchmarkError(f"can't read {path}: {error}") from error
-    except ValidationError as error:
+        return Published.model_validate(read_toml(path))
+    except ValidationError as error:  # a ValueError too
         fault = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in fault["loc"])
         raise BenchmarkError(f"{path}: {key}: {fault['msg'].removeprefix('Value error, ')}") from error
+    except (OSError, ValueError) as error:
+        raise BenchmarkError(f"can't read {path}: {first_line(error)}") from error

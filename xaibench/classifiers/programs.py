@@ -2,14 +2,19 @@
 
 So there is no layer to explain: methods that need forward passes only (rise, occlusion, lime, ...) apply to all three,
 those that need the image's gradient to TorchScript and exported programs too, CAM methods to none.
+
+A program is code: run only those of people you trust. What would run at loading already, before any image, is refused
+all the same: pickles, and compiled libraries inside an exported program.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +25,9 @@ from torch import Tensor
 from xaibench.classifiers.base import Classifier, Weights
 from xaibench.classifiers.outside import Columns, Normalization, Prepare, existing, trial_image
 from xaibench.errors import UsageError, WeightsError, XaibenchError, first_line
+from xaibench.limits import check_archive
+
+_ONLY, _NOT_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 class Program(Classifier):
@@ -144,12 +152,27 @@ class Exported(_Torch):
     kind = "exported"
 
     def load(self, path: Path) -> int | None:
-        program = torch.export.load(str(path))
+        if compiled := [name for name in check_archive(path) if "/aotinductor/" in f"/{name}"]:
+            raise WeightsError(f"exported:{path} brings compiled code ({compiled[0]}): save it by torch.export.save")
+        with _no_pickles():
+            program = torch.export.load(str(path))
         self.program = (program.module().requires_grad_(False),)
         names = set(program.graph_signature.user_inputs)
         (images,) = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
         size = images.meta["val"].shape[0]
         return size if isinstance(size, int) else None
+
+
+@contextmanager
+def _no_pickles() -> Iterator[None]:
+    """Keep torch from executing pickles, which torch.export.load asks for by itself (seen in 2.14)."""
+    before = {name: os.environ.pop(name, None) for name in (_ONLY, _NOT_ONLY)}
+    os.environ[_ONLY] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_ONLY]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 class Onnx(Program):

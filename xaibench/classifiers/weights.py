@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from xaibench.classifiers.base import Normalize, Weights, hash_tensors, seeded
 from xaibench.errors import UsageError, WeightsError, did_you_mean, first_line
+from xaibench.limits import check_archive
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +198,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a state dict without executing anything in the file.
 
     Raises:
-        WeightsError: no such file, or not a state dict.
+        WeightsError: no such file, or not a state dict, or an archive that unpacks to far more than its size.
     """
     if not path.is_file():
         raise WeightsError(f"no weights file {path}")
@@ -206,6 +207,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
+        check_archive(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own message advises to execute the file
         raise WeightsError(

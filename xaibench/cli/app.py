@@ -11,6 +11,7 @@ import errno
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,6 +21,7 @@ from typing import Any
 import click
 
 from xaibench import __version__
+from xaibench.cli.output import printable
 from xaibench.errors import XaibenchError, did_you_mean
 
 # Module in this folder to short help: here, so that the help imports no subcommand. One whose module does not exist yet
@@ -145,6 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the traceback before it.
     """
     state = State()
+    # Pillow's, of an image that is then refused with an error of one line
+    warnings.filterwarnings("ignore", message=r"Image size .* exceeds limit of")
     try:
         result = cli.main(
             None if arguments is None else [*arguments], prog_name="xaibench", standalone_mode=False, obj=state
@@ -198,4 +202,4 @@ def _say(message: str, state: State) -> None:
     if state.debug and sys.exc_info()[0] is not None:
         click.echo(traceback.format_exc(), err=True, nl=False)
     prefix: Any = click.style("error:", fg="red", bold=True)
-    click.echo(f"{prefix} {' '.join(message.split())}", err=True)
+    click.echo(f"{prefix} {printable(' '.join(message.split()))}", err=True)

@@ -64,10 +64,10 @@ def check(context: click.Context, dataset: str, data_root: Path, images: str, de
 def _show(result: Audit) -> None:
     from rich.text import Text
 
-    from xaibench.cli.output import console
+    from xaibench.cli.output import console, printable
 
     out = console()
-    out.print(Text(f"chestxray8 in {result.root}", style="bold"), soft_wrap=True)
+    out.print(Text(printable(f"chestxray8 in {result.root}"), style="bold"), soft_wrap=True)
     files = list(result.files.items())
     counts = [*result.counts.items(), *((f"files of {kind}", number) for kind, number in files[:8])]
     if len(files) > 8:
@@ -87,20 +87,20 @@ def _show(result: Audit) -> None:
     colours = {"error": "bold red", "warning": "yellow", "info": "cyan"}
     for finding in result.findings:
         line = Text(f"{finding.level}: ", style=colours[finding.level])
-        line.append(finding.text + (f": {finding.remedy}" if finding.remedy else ""), style="default")
+        line.append(printable(finding.text + (f": {finding.remedy}" if finding.remedy else "")), style="default")
         out.print(line, soft_wrap=True)
         for example in finding.examples:
-            out.print(Text(f"    {example}", style="dim"), soft_wrap=True)
+            out.print(Text(f"    {printable(example)}", style="dim"), soft_wrap=True)
     out.print(Text(result.verdict, style="bold green" if result.usable else "bold red"), soft_wrap=True)
 
 
 def _print_numbers(header: Sequence[str], rows: Sequence[tuple[str, Sequence[int]]]) -> None:
     """Print a table of a name and whole numbers, right-aligned on a terminal, plain columns into a pipe."""
-    from xaibench.cli.output import console, is_terminal, plain_table
+    from xaibench.cli.output import console, echo, is_terminal, plain_table, printable
 
     cells = [(name, *(f"{number:,}" for number in numbers)) for name, numbers in rows]
     if not is_terminal():
-        click.echo("\n".join(plain_table(list(header), cells)))
+        echo("\n".join(plain_table(list(header), cells)))
         return
     from rich import box
     from rich.table import Table
@@ -110,5 +110,5 @@ def _print_numbers(header: Sequence[str], rows: Sequence[tuple[str, Sequence[int
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index else "left", style="" if index else "bold", no_wrap=True)
     for row in cells:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console().print(table)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from xaibench.cli.options import reopen_options
+from xaibench.cli.output import echo
 
 if TYPE_CHECKING:
     from xaibench.reports.paper_figures import Scale
@@ -74,4 +75,4 @@ def command(
         print_json({"files": [str(path) for path in written]})
     else:
         for path in written:
-            click.echo(path)
+            echo(path)

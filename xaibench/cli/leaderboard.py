@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from xaibench.cli.output import echo
+
 
 @click.group(name="leaderboard")
 def command() -> None:
@@ -26,7 +28,7 @@ def add(run: Path, folder: Path | None, data_root: Path | None) -> None:
     """
     from xaibench.harness.leaderboard import add_run
 
-    click.echo(add_run(run, folder or _default(), data_root=data_root))
+    echo(add_run(run, folder or _default(), data_root=data_root))
 
 
 @command.command(name="build")
@@ -49,9 +51,9 @@ def build(folder: Path | None, out: Path) -> None:
 
     results = read_results(folder or _default())
     for file, reason in results.turned_away.items():
-        click.echo(f"turned away: {file}: {reason}", err=True)
+        echo(f"turned away: {file}: {reason}", err=True)
     for path in write_leaderboard(results, out):
-        click.echo(path)
+        echo(path)
 
 
 def _default() -> Path:

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 import click
 
-from xaibench.cli.output import is_terminal, print_json, print_table
+from xaibench.cli.output import echo, is_terminal, print_json, print_table
 from xaibench.plugin_status import Status, statuses
 from xaibench.registry import Kind
 
@@ -34,7 +34,7 @@ def command(kind: str | None, pattern: str, check: bool, as_json: bool) -> int:
         _print(everything, title=None)
     if not everything:
         what = f"{kinds[0].singular} matches" if kind else "plugin's name matches"
-        click.echo(f"No {what} {pattern!r}.", err=True)
+        echo(f"No {what} {pattern!r}.", err=True)
     return int(check and any(status.reason for status in everything))
 
 

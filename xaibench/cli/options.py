@@ -109,6 +109,8 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, Any]:
             raise UsageError(f"{option} {text!r}: write KEY=VALUE, such as {option} epochs=3")
         try:
             found[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, KeyError):
             found[key.strip()] = value
+        except RecursionError:
+            raise UsageError(f"{option} {key.strip()}: its value is nested too deeply") from None
     return found

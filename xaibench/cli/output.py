@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 LONGEST_LINE = 110
 
 
+def printable(text: object) -> str:
+    r"""Return a text in which what a terminal would obey, or would not show, is an escape; lines and tabs stay.
+
+    >>> print(printable("red\x1b[31m"))
+    red\x1b[31m
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def echo(text: object = "", *, err: bool = False) -> None:
+    """Print a line with names that anybody chose."""
+    click.echo(printable(text), err=err)
+
+
 def is_terminal() -> bool:
     return sys.stdout.isatty()
 
@@ -46,6 +60,7 @@ def print_table(
 
     Into a pipe: cells padded with blanks, two between columns, nothing wrapped or cut, no title.
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     if not is_terminal():
         for line in plain_table(list(columns), rows):
             click.echo(line)
@@ -56,7 +71,7 @@ def print_table(
 
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=Text(title, style="bold") if title else None,
+        title=Text(printable(title), style="bold") if title else None,
         title_justify="left",
         header_style="dim",
         pad_edge=False,

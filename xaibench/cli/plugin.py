@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from xaibench.cli.output import echo
 from xaibench.errors import did_you_mean
 
 KINDS = ("explainer", "classifier", "metric", "dataset", "benchmark")
@@ -45,10 +46,8 @@ def new(name: str, kind: str, out: Path, as_json: bool) -> None:
         files = sorted(str(path) for path in made.folder.rglob("*") if path.is_file())
         print_json({"package": made.distribution, "folder": str(made.folder), "code": str(made.code), "files": files})
         return
-    click.echo(f"Wrote {made.folder}: your {kind} is in {made.code.relative_to(made.folder)}.")
-    click.echo(
-        f"Next:  pip install -e {made.folder} && pytest {made.folder} && xaibench plugin check {made.distribution}"
-    )
+    echo(f"Wrote {made.folder}: your {kind} is in {made.code.relative_to(made.folder)}.")
+    echo(f"Next:  pip install -e {made.folder} && pytest {made.folder} && xaibench plugin check {made.distribution}")
 
 
 @command.command(name="check")
@@ -87,5 +86,5 @@ def check(package: str, as_json: bool) -> int:
             cells.append([kind, name, "conforms", "", ""])
     columns = {"kind": "dim", "name": "name", "state": "state", "finding": "text", "remedy": "text"}
     print_table(columns, cells, bad=bad)
-    click.echo(f"{len(checked) - len(failed)} of {len(checked)} plugins of {package} conform.")
+    echo(f"{len(checked) - len(failed)} of {len(checked)} plugins of {package} conform.")
     return int(bool(failed))

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import click
-
+from xaibench.cli.output import echo, printable
 from xaibench.progress import Progress
 
 
@@ -15,7 +14,7 @@ from xaibench.progress import Progress
 def progress_bars(*, quiet: bool = False) -> Iterator[Progress]:
     """Give callbacks that show how far work is; everything goes to standard error, so that pipes stay clean."""
     if quiet:
-        yield Progress(say=lambda text: click.echo(text, err=True))
+        yield Progress(say=lambda text: echo(text, err=True))
         return
     if not sys.stderr.isatty():
         yield _lines()
@@ -45,12 +44,12 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Progress]:
     console = Console(stderr=True, highlight=False, markup=False)
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}", style="dim"),
+        TextColumn("{task.fields[rate]}", style="dim", markup=False),
         Left(compact=True),
-        TextColumn("{task.fields[note]}", style="dim"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
     with Bars(*columns, console=console, transient=True) as bars:
         task = bars.add_task("starting", total=None, rate="", note="", left=None)
@@ -58,7 +57,7 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Progress]:
 
         def stage(name: str, total: int) -> None:
             bars.update(running, visible=False)
-            bars.reset(task, description=name, total=total, rate="", note="", left=None)
+            bars.reset(task, description=printable(name), total=total, rate="", note="", left=None)
 
         def advance(steps: int) -> None:
             bars.advance(task, steps)
@@ -71,10 +70,12 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Progress]:
 
         def metric(name: str, done: int, total: int, seconds: float) -> None:
             each, left = pace(done, total, seconds)
-            bars.update(running, description=name, completed=done, total=total, rate=each, left=left, visible=True)
+            bars.update(
+                running, description=printable(name), completed=done, total=total, rate=each, left=left, visible=True
+            )
 
         def say(text: str) -> None:
-            bars.console.print(text)
+            bars.console.print(printable(text))
 
         yield Progress(stage=stage, advance=advance, epoch=epoch, say=say, metric=metric)
 
@@ -102,9 +103,9 @@ def rate(speed: float) -> str:
 
 def _lines() -> Progress:
     def epoch(record: Mapping[str, float | None]) -> None:
-        click.echo(f"epoch {record['epoch']:.0f}: {_epoch(record)}", err=True)
+        echo(f"epoch {record['epoch']:.0f}: {_epoch(record)}", err=True)
 
-    return Progress(epoch=epoch, say=lambda text: click.echo(text, err=True))
+    return Progress(epoch=epoch, say=lambda text: echo(text, err=True))
 
 
 def _epoch(record: Mapping[str, float | None]) -> str:

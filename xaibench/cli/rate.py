@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from xaibench.cli.options import reopen_options
+from xaibench.cli.output import echo
 
 
 @click.command(name="rate")
@@ -77,7 +78,7 @@ def command(
     if as_json:
         print_json({"path": str(path), "items": len(items)})
     else:
-        click.echo(f"{len(items)} maps to rate: {path / 'ratings.csv' if folder else path}")
+        echo(f"{len(items)} maps to rate: {path / 'ratings.csv' if folder else path}")
 
 
 def _print(results: dict[str, Any]) -> None:
@@ -86,7 +87,7 @@ def _print(results: dict[str, Any]) -> None:
 
     clean = Glyphs.for_output(sys.stdout.encoding or "ascii", terminal=is_terminal()).clean
     raters = len(results["raters"])
-    click.echo(f"{results['rated']} ratings of {raters} rater{'s' * (raters > 1)}, {results['unrated']} left unrated")
+    echo(f"{results['rated']} ratings of {raters} rater{'s' * (raters > 1)}, {results['unrated']} left unrated")
     print_table(
         {"explainer": "name", "class": "text", "rater": "text", "hits": "dim", "hit rate": "name", "interval": "dim"},
         [
@@ -119,9 +120,9 @@ def _print(results: dict[str, Any]) -> None:
             title="Agreement of raters (Cohen's kappa, bootstrap of patients)",
         )
     for rule in results["rules"]:
-        click.echo(_sentence(rule))
+        echo(_sentence(rule))
     for note in results["notes"]:
-        click.echo(f"note: {clean(note)}")
+        echo(f"note: {clean(note)}")
 
 
 def _sentence(rule: dict[str, Any]) -> str:

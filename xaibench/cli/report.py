@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from xaibench.cli.options import reopen_options
+from xaibench.cli.output import echo
 
 
 @click.command(name="report")
@@ -67,4 +68,4 @@ def command(
         print_json(made)
     else:
         size = made["bytes"] / 1e6
-        click.echo(f"{made['path']}: {made['methods']} methods, {made['pairs']} pairs in the gallery, {size:.1f} MB")
+        echo(f"{made['path']}: {made['methods']} methods, {made['pairs']} pairs in the gallery, {size:.1f} MB")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from xaibench.cli.options import devices_option, pairs
+from xaibench.cli.output import echo
 
 _POSITIVE = click.IntRange(min=1)
 
@@ -121,11 +122,11 @@ def command(
         return
     for name, aucs in found.aucs.items():
         macro = aucs[-1]
-        click.echo(f"{name}: mean ROC-AUC {macro.value:.3f} ({macro.low:.3f} to {macro.high:.3f})")
+        echo(f"{name}: mean ROC-AUC {macro.value:.3f} ({macro.low:.3f} to {macro.high:.3f})")
     for reason in found.missing.values():
-        click.echo(f"Not computable: {reason}")
+        echo(f"Not computable: {reason}")
     for page in pages:
-        click.echo(f"Page: {page}")
+        echo(f"Page: {page}")
 
 
 def _command(context: click.Context) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 import click
 
 from xaibench.cli.options import batch_size_of, pairs, protocol_options
+from xaibench.cli.output import echo
 
 
 @click.command(name="run")
@@ -130,5 +131,5 @@ def command(
         print_run(run, Console())
         assert run.directory is not None
         for sheet in sorted(run.directory.glob("contact-sheet-*.png")):
-            click.echo(f"Contact sheet: {sheet}")
+            echo(f"Contact sheet: {sheet}")
     raise_if_failed(run)

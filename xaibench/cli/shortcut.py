@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from xaibench.cli.options import pairs, protocol_options
+from xaibench.cli.output import echo
 from xaibench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -98,13 +99,13 @@ def command(
 def _print(found: Shortcut) -> None:
     from xaibench.cli.output import print_table
 
-    click.echo(
+    echo(
         f"{found.classifier} on {found.benchmark}: a marker goes with {found.class_name}, correlation "
         f"{found.correlation:g} in the cheating classifier's training"
     )
     for kind, aucs in found.roc_auc.items():
         shown = ", ".join(f"{name} {auc:.3f}" for name, auc in aucs.items())
-        click.echo(f"ROC-AUC of {found.class_name}, {kind}: {shown}")
+        echo(f"ROC-AUC of {found.class_name}, {kind}: {shown}")
     columns = {"explainer": "name"}
     columns |= {f"{place}, {kind}": "dim" for place in ("marker", "lesion") for kind in ("cheating", "honest")}
     columns |= {"AUC": "name", "interval": "dim", "n": "dim", "undefined": "dim"}
@@ -122,11 +123,11 @@ def _print(found: Shortcut) -> None:
     if rows:
         print_table(columns, rows, title="Share of the energy, and AUC at telling the cheating classifier")
     chance = ", ".join(f"{place} {share:.4f}" for place, share in found.chance.items())
-    click.echo(f"Share of the image (chance): {chance}; AUC by chance: 0.5")
+    echo(f"Share of the image (chance): {chance}; AUC by chance: 0.5")
     for note in found.notes:
-        click.echo(f"note: {note}")
+        echo(f"note: {note}")
     for name, reason in found.failed.items():
-        click.echo(f"note: explainer {name} was given up: {reason}")
+        echo(f"note: explainer {name} was given up: {reason}")
 
 
 def _share(figure: Figure) -> str:

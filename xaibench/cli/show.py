@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
-from xaibench.cli.output import LONGEST_LINE, console, is_terminal, print_json, print_table, reflow
+from xaibench.cli.output import LONGEST_LINE, console, echo, is_terminal, print_json, print_table, printable, reflow
 from xaibench.errors import PluginError, XaibenchError, did_you_mean
+from xaibench.limits import TOML_BYTES, read_text
 from xaibench.plugin_status import own_doc
 from xaibench.registry import Entry, Kind, UnknownPluginError, claims, get, one_line
 
@@ -90,7 +91,7 @@ def _describe_benchmark(description: Description, path: Any) -> None:
 
     description.facts["file"] = str(path)
     try:
-        description.toml = Path(path).read_text(encoding="utf-8")
+        description.toml = read_text(Path(path), limit=TOML_BYTES)
         benchmark = load_benchmark(Path(path))
     except XaibenchError as error:
         description.reason = str(error)
@@ -189,12 +190,12 @@ def _print(description: Description) -> None:
     out = console() if terminal else None
     width = min(out.width, LONGEST_LINE) if out else 10_000
     head = f"{entry.kind.singular} {entry.full_name}"
-    click.echo(click.style(head, bold=True))
-    click.echo(click.style(f"{entry.package}, {entry.target}", dim=True))
+    click.echo(click.style(printable(head), bold=True))
+    click.echo(click.style(printable(f"{entry.package}, {entry.target}"), dim=True))
     if description.reason is not None:
-        click.echo(click.style("broken: ", fg="red", bold=True) + description.reason)
+        click.echo(click.style("broken: ", fg="red", bold=True) + printable(description.reason))
     if description.doc:
-        click.echo("\n" + (reflow(description.doc, width) if terminal else description.doc))
+        echo("\n" + (reflow(description.doc, width) if terminal else description.doc))
     if description.facts:
         click.echo()
         left = max(map(len, description.facts))
@@ -202,7 +203,7 @@ def _print(description: Description) -> None:
             text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             indent = " " * (left + 2)
             lines = textwrap.wrap(text, max(width - len(indent), 20), break_on_hyphens=False) or [""]
-            click.echo(f"{key.replace('_', ' ').ljust(left)}  " + f"\n{indent}".join(lines))
+            echo(f"{key.replace('_', ' ').ljust(left)}  " + f"\n{indent}".join(lines))
     if description.parameters:
         if not terminal:  # on a terminal the table brings its own empty line
             click.echo()
@@ -215,6 +216,7 @@ def _print(description: Description) -> None:
         if out:
             from rich.syntax import Syntax
 
-            out.print(Syntax(description.toml, "toml", theme="ansi_dark", background_color="default", word_wrap=True))
+            text = printable(description.toml)
+            out.print(Syntax(text, "toml", theme="ansi_dark", background_color="default", word_wrap=True))
         else:
-            click.echo(description.toml, nl=False)
+            click.echo(printable(description.toml), nl=False)

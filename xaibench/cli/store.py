@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from xaibench.cli.output import echo, printable
 from xaibench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,14 +62,14 @@ def list_(folder: Path | None, as_json: bool) -> None:
     shown.add_column("entries", justify="right")
     shown.add_column("size", justify="right")
     for row in table:
-        names = [Text(str(row[name])) for name in ("kind", "classifier", "explainer")]
+        names = [Text(printable(str(row[name]))) for name in ("kind", "classifier", "explainer")]
         shown.add_row(*names, f"{row['entries']:,}", size_text(int(str(row["bytes"]))))
     console = Console()
     if table:
         console.print(shown)
     total = sum(size for _, size in rows.values())
     count = sum(count for count, _ in rows.values())
-    console.print(Text(f"{count:,} entries, {size_text(total)} in {store.directory}"))
+    console.print(Text(printable(f"{count:,} entries, {size_text(total)} in {store.directory}")))
 
 
 @command.command()
@@ -78,8 +79,8 @@ def verify(context: click.Context, folder: Path | None) -> None:
     """Read every entry; take away those whose checksum is wrong. Exits with 1 if there were any."""
     count, damaged = _open(folder).verify()
     for entry in damaged:
-        click.echo(f"damaged, taken away: {entry.path}")
-    click.echo(f"{count - len(damaged):,} of {count:,} entries are whole")
+        echo(f"damaged, taken away: {entry.path}")
+    echo(f"{count - len(damaged):,} of {count:,} entries are whole")
     if damaged:
         context.exit(1)
 
@@ -90,7 +91,7 @@ def verify(context: click.Context, folder: Path | None) -> None:
 def prune(folder: Path | None, limit: str) -> None:
     """Take away the entries that were not used for longest, until SIZE is left."""
     count, freed = _open(folder).prune(parse_size(limit))
-    click.echo(f"{count:,} entries taken away, {size_text(freed)} freed")
+    echo(f"{count:,} entries taken away, {size_text(freed)} freed")
 
 
 def _open(folder: Path | None) -> Store:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from xaibench.cli.options import devices_option, pairs, protocol_options
+from xaibench.cli.output import echo
 
 
 @click.command(name="train")
@@ -69,5 +70,5 @@ def command(
         print_json({"checkpoint": str(kept), "hash": checkpoint.making.hash, "history": checkpoint.history})
     else:
         best = f"best ROC-AUC {max(aucs):.3f} on the held-out images" if aucs else "no held-out images"
-        click.echo(f"{classifier}: {best}, {duration(checkpoint.seconds)}")
-        click.echo(f"Weights: {kept}")
+        echo(f"{classifier}: {best}, {duration(checkpoint.seconds)}")
+        echo(f"Weights: {kept}")

@@ -16,6 +16,7 @@ from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split, Splits
 from xaibench.errors import NotApplicableError
 from xaibench.explainers.base import Explainer, seed_of
+from xaibench.limits import read_json
 from xaibench.paths import cache_dir, write_atomically
 from xaibench.types import Prediction
 
@@ -104,7 +105,7 @@ def _mean_boxes(split: Split) -> dict[int, Box]:
     """Return class index to its mean box, in shares of width and height, from the cache where it is known."""
     path = cache_dir() / "mean-boxes" / f"{split.fingerprint}.json"
     try:
-        return {int(target): tuple(box) for target, box in json.loads(path.read_text()).items()}
+        return {int(target): tuple(box) for target, box in read_json(path).items()}
     except (OSError, ValueError, TypeError, AttributeError):
         pass  # not there yet, or damaged: looked up again
     means: dict[int, Box] = {target: tuple(boxes.mean(axis=0).tolist()) for target, boxes in _boxes(split).items()}

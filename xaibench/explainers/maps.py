@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +17,7 @@ from xaibench.datasets.base import Splits
 from xaibench.errors import DataError, UsageError, first_line
 from xaibench.explainers.base import Explainer, upsample
 from xaibench.explainers.plain_pickle import read_pickle
+from xaibench.limits import UNREADABLE, check_pixels, open_image
 from xaibench.types import Frame, Prediction
 
 SUFFIXES = (".npy", ".png", ".pkl", ".pickle")
@@ -110,7 +111,7 @@ def read_map(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Read a map, (H, W) float32; see `Maps` for the formats.
 
     Raises:
-        DataError: the file is damaged, or holds no map.
+        DataError: the file is damaged, holds no map, or one of more pixels than `xaibench.limits` allows.
     """
     suffix = path.suffix.lower()
     if suffix == ".png":
@@ -120,31 +121,59 @@ def read_map(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
         if "map" not in found:
             raise DataError(f"{path}: a dictionary without 'map', only {', '.join(map(str, found))[:80]}")
         found = found["map"]
-    if isinstance(found, Tensor):
+    if isinstance(found, Tensor) and found.is_floating_point():
+        _check_shape(path, found.shape)
         found = found.detach().float().numpy()
+    elif isinstance(found, Tensor) and not found.is_complex() and not found.is_quantized:
+        found = found.detach().numpy()
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiub":
         raise DataError(f"{path} holds no numbers")
-    while found.ndim > 2 and found.shape[0] == 1:
-        found = found[0]
-    if found.ndim != 2 or not found.size:
-        raise DataError(f"{path} has shape {found.shape}; a map is (H, W)")
-    return np.ascontiguousarray(found, dtype=np.float32)
+    _check_shape(path, found.shape)
+    found = found.reshape(found.shape[-2:])
+    with np.errstate(over="ignore"):  # beyond float32 is infinite
+        return np.ascontiguousarray(found, dtype=np.float32)
+
+
+def _check_shape(path: Path, shape: Sequence[int]) -> None:
+    """Refuse what is no (H, W), apart from leading axes of length 1, or has more pixels than an image may have."""
+    if len(shape) < 2 or any(side != 1 for side in shape[:-2]) or 0 in shape:
+        raise DataError(f"{path} has shape {tuple(shape)}; a map is (H, W)")
+    try:
+        check_pixels(shape[-2:])
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def _read_npy(path: Path) -> Any:
+    """Read an array; its header is judged before a byte of it is."""
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            if version not in _HEADERS:  # the third is for names of fields
+                raise ValueError(f"a header of version {version}")
+            shape, _, dtype = _HEADERS[version](file)
+            if dtype.kind not in "fiub":
+                raise ValueError(f"it holds {dtype}")
+            _check_shape(path, shape)
+            file.seek(0)
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except DataError:
+        raise
+    except Exception as error:  # a damaged header raises anything, tokenize.TokenError too
         raise DataError(f"{path} is no array of numbers: {first_line(error)}") from error
 
 
-def _read_png(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
-    from PIL import Image
+_HEADERS: dict[tuple[int, int], Callable[..., Any]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
+
+def _read_png(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             mode, values = opened.mode, np.asarray(opened)
-    except (OSError, ValueError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} is no image: {first_line(error)}") from error
     if mode not in ("L", "1") and not mode.startswith("I"):
         raise DataError(f"{path} is in colours ({mode}), which have no order: save the map as 8- or 16-bit grey")

@@ -20,6 +20,7 @@ from xaibench.datasets.base import Splits
 from xaibench.errors import DataError, PluginError, UsageError, XaibenchError, first_line
 from xaibench.harness.run import Run, Score
 from xaibench.harness.variants import deviations
+from xaibench.limits import read_json
 from xaibench.paths import write_atomically
 from xaibench.training.checkpoint import Making
 
@@ -222,7 +223,7 @@ def add_run(directory: Path, folder: Path, *, data_root: Path | None = None) -> 
         XaibenchError: a run that can't be read.
     """
     run = Run.load(directory)
-    recorded = json.loads((directory / "run.json").read_text(encoding="utf-8"))["run"]["benchmark_hash"]
+    recorded = read_json(directory / "run.json")["run"]["benchmark_hash"]
     result = result_of(run, str(recorded))
     pins = read_pins(folder)
     name = run.benchmark.name
@@ -304,10 +305,10 @@ def read_result(path: Path) -> Result:
         TurnedAwayError: it is damaged; says where.
     """
     try:
-        return Result.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return Result.model_validate(read_json(path))
     except ValidationError as error:
         raise TurnedAwayError(f"damaged: {_fault(error)}") from error
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise TurnedAwayError(f"damaged: {type(error).__name__} {first_line(error)}") from error
 
 
@@ -319,7 +320,7 @@ def read_pins(folder: Path) -> dict[str, dict[str, str]]:
     """
     path = folder / PINS
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = read_json(path)
         return {str(name): {part: str(pinned[part]) for part in SPLITS} for name, pinned in table.items()}
     except FileNotFoundError:
         return {}

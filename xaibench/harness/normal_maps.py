@@ -14,6 +14,7 @@ from xaibench import registry
 from xaibench.datasets.base import Split
 from xaibench.harness.reopen import reopen
 from xaibench.harness.run import Run
+from xaibench.limits import read_parquet
 from xaibench.paths import write_atomically
 from xaibench.progress import Progress
 from xaibench.statistics import mean_intervals
@@ -54,11 +55,12 @@ def map_areas(
     Raises:
         XaibenchError: the run's data or weights are no longer there.
     """
-    import pandas as pd
-
     assert run.directory is not None
     path = run.directory / _FILE
-    table = pd.read_parquet(path) if path.is_file() else None
+    try:
+        table = read_parquet(path) if path.is_file() else None
+    except (OSError, ValueError):
+        table = None  # damaged: measured again
     if table is None or list(table.columns) != _COLUMNS:  # earlier versions knew no lungs
         table = _measure(run, data_root, device, progress or Progress())
         write_atomically(path, lambda part: table.to_parquet(part, index=False))

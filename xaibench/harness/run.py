@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from xaibench.benchmark import Benchmark
-from xaibench.errors import XaibenchError
+from xaibench.errors import XaibenchError, first_line
+from xaibench.limits import read_json, read_parquet
 from xaibench.paths import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
 
+COLUMNS = ("image", "patient", "class", "explainer", "metric", "value", "chance")
+"""Of the per-image scores."""
 MACRO = "macro"
 """The class name of a score averaged over the classes."""
 
@@ -59,11 +65,20 @@ class Score:
 
     @classmethod
     def from_json(cls, table: Mapping[str, Any]) -> Score:
-        """Read what `to_json` gave."""
+        """Read what `to_json` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is missing, unknown or of another type.
+        """
         values = dict(table)
         values["class_name"] = values.pop("class")
         values["thresholds"] = tuple(values.get("thresholds", ()))
-        return cls(**values)
+        return _checks().validate_python(cls(**values).__dict__)
+
+
+@cache
+def _checks() -> TypeAdapter[Score]:
+    return TypeAdapter(Score)
 
 
 @dataclass(frozen=True)
@@ -129,21 +144,22 @@ class Run:
         Raises:
             XaibenchError: the run was not saved, or its table is damaged.
         """
-        return self._table("scores.parquet")
+        table = self._table("scores.parquet")
+        if lacking := [name for name in COLUMNS if name not in table]:
+            raise XaibenchError(f"{self.directory}/scores.parquet is damaged: no column {lacking[0]!r}")
+        return table
 
     def predictions(self) -> pd.DataFrame:
         """Read the predictions: image, patient, and for each class ``logit:CLASS`` and ``label:CLASS``."""
         return self._table("predictions.parquet")
 
     def _table(self, name: str) -> pd.DataFrame:
-        import pandas as pd
-
         if self.directory is None:
             raise XaibenchError("this run was not saved: give evaluate(..., out=DIR)")
         try:
-            return pd.read_parquet(self.directory / name)
+            return read_parquet(self.directory / name)
         except (OSError, ValueError) as error:
-            raise XaibenchError(f"can't read {self.directory / name}: {error}") from error
+            raise XaibenchError(f"can't read {self.directory / name}: {first_line(error)}") from error
 
     @classmethod
     def load(cls, directory: Path) -> Run:
@@ -154,24 +170,34 @@ class Run:
         """
         path = directory / "run.json"
         try:
-            table = json.loads(path.read_text(encoding="utf-8"))
+            table = read_json(path)
             record = dict(table["run"])
             for known in ("directory", "benchmark_hash"):
                 record.pop(known)
             return cls(
                 benchmark=Benchmark.model_validate(record.pop("benchmark")),
-                classifier=record.pop("classifier"),
-                explainers=tuple(record.pop("explainers")),
-                baselines=tuple(record.pop("baselines")),
+                classifier=_text(record.pop("classifier")),
+                explainers=tuple(map(_text, record.pop("explainers"))),
+                baselines=tuple(map(_text, record.pop("baselines"))),
                 scores=tuple(Score.from_json(score) for score in table["scores"]),
-                notes=tuple(record.pop("notes")),
+                notes=tuple(map(_text, record.pop("notes"))),
                 record=record,
                 directory=directory,
             )
         except FileNotFoundError as error:
             raise XaibenchError(f"{directory} is no run: it has no run.json") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise XaibenchError(f"{path} is damaged: {type(error).__name__} {error}") from error
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            key = ".".join(map(str, fault["loc"]))
+            raise XaibenchError(f"{path} is damaged: {key}: {first_line(ValueError(fault['msg']))}") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise XaibenchError(f"{path} is damaged: {type(error).__name__} {first_line(error)}") from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:40]!r} stands where a name does")
+    return value
 
 
 def save_run(run: Run, images: Iterable[pd.DataFrame], predictions: pd.DataFrame) -> None:
@@ -198,6 +224,7 @@ def _write_scores(path: Path, tables: Iterable[pd.DataFrame]) -> None:
     named = {name: pa.dictionary(pa.int32(), pa.string()) for name in ("patient", "class", "explainer", "metric")}
     numbers = {"value": pa.float64(), "chance": pa.float64()}
     schema = pa.schema([("image", pa.string()), *named.items(), *numbers.items()])
+    assert tuple(schema.names) == COLUMNS
     with pq.ParquetWriter(path, schema) as writer:
         for table in tables:
             columns = [pa.array(table["image"].astype(str), pa.string())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pandas as pd
 
 from xaibench.errors import DataError, UsageError, first_line
 from xaibench.harness.run import Run
+from xaibench.limits import read_text
 from xaibench.reports.ratings import COLUMNS
 from xaibench.statistics import Interval, wilson_interval
 from xaibench.statistics.agreement import fit_rule, rater_agreement
@@ -76,10 +78,10 @@ def read_ratings(paths: Sequence[Path], run: Run) -> Ratings:
 
 def _read(path: Path) -> pd.DataFrame:
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            header = file.readline()
+        text = read_text(path, encoding="utf-8-sig")
+        header = text.partition("\n")[0]
         separator = max(",;\t", key=header.count)  # spreadsheets of some countries write semicolons
-        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
         raise DataError(f"no ratings file {path}") from error
     except (OSError, ValueError) as error:

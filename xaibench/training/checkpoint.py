@@ -16,7 +16,8 @@ from torch import Tensor
 from xaibench.benchmark import Benchmark, ClassifierSpec, Recipe, digest
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Splits
-from xaibench.errors import WeightsError
+from xaibench.errors import WeightsError, first_line
+from xaibench.limits import read_json
 from xaibench.paths import cache_dir
 
 
@@ -104,7 +105,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise WeightsError(f"no checkpoint {path}")
     beside = path.with_suffix(".json")
     try:
-        table = json.loads(beside.read_text(encoding="utf-8"))
+        table = read_json(beside)
         table.pop("hash")
         making = table.pop("making")
         making["classes"] = tuple(making["classes"])
@@ -113,7 +114,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except FileNotFoundError as error:
         raise WeightsError(f"{beside} is missing: a checkpoint needs the JSON that was written with it") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{beside} is damaged ({error}): train again, with xaibench train") from error
+        raise WeightsError(f"{beside} is damaged ({first_line(error)}): train again, with xaibench train") from error
 
 
 def load_weights(classifier: Classifier, checkpoint: Checkpoint) -> None:
@@ -129,9 +130,10 @@ def load_weights(classifier: Classifier, checkpoint: Checkpoint) -> None:
         )
     try:
         classifier.load_trained_state(load_file(checkpoint.path))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        first = str(error).splitlines()[0][:120]
-        raise WeightsError(f"{checkpoint.path} can't be loaded ({first}): delete it, then xaibench train") from error
+    except (SafetensorError, RuntimeError, OSError, ValueError, LookupError, TypeError) as error:
+        raise WeightsError(
+            f"{checkpoint.path} can't be loaded ({first_line(error)}): delete it, then xaibench train"
+        ) from error
 
 
 def checkpoint_path(benchmark: str, making: Making) -> Path:

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xaibench.datasets.chestxray8.images import (
-    LARGEST,
-    UNREADABLE,
     ImageIndex,
     check_size,
     index_images,
@@ -33,6 +31,7 @@ from xaibench.datasets.chestxray8.tables import (
     read_table,
 )
 from xaibench.errors import DataError
+from xaibench.limits import UNREADABLE, open_image
 
 Level = Literal["error", "warning", "info"]
 _SHOWN = 5
@@ -293,18 +292,14 @@ def inspect(path: str, decode: bool = False) -> tuple[str, int, int] | str:
     Without `decode` only its header and its last bytes are read; a file without the end that its format asks for is
     then decoded all the same.
     """
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             mode, (width, height), kind = image.mode, image.size, image.format
         check_size(path, width, height)
         if decode or not _has_end(path, kind):
             read_grey(path)
     except DataError as error:
         return str(error)
-    except Image.DecompressionBombError:
-        return f"far larger than {LARGEST} pixels a side"
     except UNREADABLE as error:
         return why_unreadable(error)
     return mode, width, height

@@ -15,6 +15,7 @@ from xaibench.datasets.chestxray8.options import Options, parse_options
 from xaibench.datasets.chestxray8.splits import Drawn, draw, find_candidates, shared_patients
 from xaibench.datasets.chestxray8.tables import Record, Tables, canonical, parse_entries, read_tables
 from xaibench.errors import DataError
+from xaibench.limits import read_text
 from xaibench.published import Cohort
 
 PRESETS = ("paper", "official_split", "patient_disjoint")
@@ -220,9 +221,10 @@ def compare_labels(older: Path, newer: Mapping[str, Record], classes: Sequence[s
         DataError: the table can't be read or is damaged.
     """
     try:
-        text = older.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        text = read_text(older, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else reason
         raise DataError(f"{older}: {reason}: give an older Data_Entry table of the NIH release") from None
     before = parse_entries(text, older.name).records
     both = [image for image in before if image in newer]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import struct
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from xaibench.errors import DataError, UsageError
+from xaibench.limits import UNREADABLE, open_image
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 DECODE_VERSION = "1: first channel, float32, PIL bilinear with antialiasing"
 """Part of a split's fingerprint: change it whenever `decode` changes one bit of its result."""
@@ -24,8 +27,6 @@ SMALLEST, LARGEST = 16, 8192
 
 _PART = re.compile(r"images_0(0[1-9]|1[0-2])")
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
-"""What Pillow raises on damaged files."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,8 @@ def read_grey(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
         DataError: the file is missing, truncated, no image, of a mode without a defined range, or has a side below
             16 or above 8192 pixels.
     """
-    from PIL import Image
-
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             check_size(path, *opened.size)
             image: Image.Image = opened
             if image.mode in {"P", "PA"}:
@@ -114,8 +113,6 @@ def read_grey(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
         raise
     except FileNotFoundError:
         raise DataError(f"{path}: missing: run `xaibench data check` or set allow_missing = true") from None
-    except Image.DecompressionBombError:
-        raise DataError(f"{path}: far larger than {LARGEST} pixels: replace the file") from None
     except UNREADABLE as error:
         raise DataError(f"{path}: {why_unreadable(error)}: download it again or remove it") from None
     if not mode.startswith("I") or values.min() < 0 or values.max() > 65535:
@@ -170,6 +167,8 @@ def why_unreadable(error: Exception) -> str:
 
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
+    if "over the limit" in str(error):
+        return str(error)
     return f"truncated or damaged ({' '.join(str(error).split())[:80] or type(error).__name__})"
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xaibench.errors import DataError
+from xaibench.limits import read_text
 
 RELEASE_SIZE = 1024
 """Side in pixels of the release's images: the frame that the boxes are given in."""
@@ -289,11 +290,13 @@ def read_table(root: Path, kind: str) -> tuple[str, str] | None:
     if path is None:
         return None
     try:
-        return path.read_text(encoding="utf-8-sig"), path.name
+        return read_text(path, encoding="utf-8-sig"), path.name
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text: use the table of the NIH release unchanged") from None
+    except ValueError as error:
+        raise DataError(f"{path}: {error}: use the table of the NIH release unchanged") from None
 
 
 def read_tables(root: Path) -> Tables:

@@ -15,6 +15,7 @@ from xaibench.datasets.base import Split, Splits
 from xaibench.datasets.chestxray8.images import decode, file_key
 from xaibench.datasets.folder.tables import Item, check_split, mask_of, one_of, read_boxes, read_coco, read_csv
 from xaibench.errors import DataError, UsageError, did_you_mean, first_line
+from xaibench.limits import UNREADABLE, check_name, open_image
 from xaibench.types import Frame, Region, Sample
 
 DEFAULTS: Mapping[str, Any] = {
@@ -33,6 +34,7 @@ DEFAULTS: Mapping[str, Any] = {
     "split_seed": 0,
     "color": False,
 }
+_PLACES = ("table", "coco", "boxes", "images")
 
 
 def folder(*, classes: Sequence[str], input_size: int, data_root: Path | None, options: Mapping[str, Any]) -> Splits:
@@ -46,7 +48,7 @@ def folder(*, classes: Sequence[str], input_size: int, data_root: Path | None, o
 
     Raises:
         DataError: a table or an image is missing or damaged; names file and line.
-        UsageError: no data root, an unknown option or a wrong value.
+        UsageError: no data root, an unknown option, a wrong value or a place outside the data root.
     """
     chosen = _options(options)
     if data_root is None:
@@ -122,7 +124,7 @@ class FolderSplit(Split):
     def _size_on_disk(self, item: Item) -> int:
         try:
             return (self.images / item.id).stat().st_size
-        except OSError:
+        except (OSError, ValueError):
             raise DataError(f"{item.where}: no image {self.images / item.id}") from None
 
 
@@ -143,12 +145,10 @@ def _region(item: Item, target: int, own: Frame) -> Region:
 
 
 def _frame_of(path: Path) -> Frame:
-    from PIL import Image
-
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             return Frame(opened.height, opened.width)
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} is no image: {first_line(error)}") from error
 
 
@@ -156,9 +156,9 @@ def _color(path: Path, size: int) -> npt.NDArray[np.float32]:
     from PIL import Image
 
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             resized = opened.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} is no image: {first_line(error)}") from error
     return np.ascontiguousarray(np.asarray(resized, dtype=np.float32).transpose(2, 0, 1) / np.float32(255))
 
@@ -183,6 +183,11 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
             wanted is not bool and isinstance(value, bool)
         ):
             raise UsageError(f"folder: {name} = {value!r}; it is a {wanted.__name__}")
+        if name in _PLACES and value:
+            try:
+                check_name(value)
+            except ValueError as error:
+                raise UsageError(f"folder: {name}: {error}: it is looked for in the data root") from None
         if name.endswith("_fraction") and not 0 <= value < 1:
             raise UsageError(f"folder: {name} = {value!r}; it is a share, from 0 to below 1")
     chosen = {**DEFAULTS, **given}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from xaibench.datasets.folder.rle import decode, polygon
 from xaibench.errors import DataError, UsageError, did_you_mean, first_line
+from xaibench.limits import TEXT_BYTES, check_name, check_size, read_json
 from xaibench.types import BoolArray
 
 Box = tuple[float, float, float, float]
@@ -37,7 +37,7 @@ def read_csv(path: Path, classes: Sequence[str], options: Mapping[str, Any]) -> 
     """Read a table of images: a column for each class (0 or 1), or one of names with | between them.
 
     Raises:
-        DataError: no file, a column missing, a wrong value, an image twice; names file and line.
+        DataError: no file, a column missing, a wrong value, an image twice or outside the folder; names file and line.
     """
     named, patient, split = options["label_column"], options["patient_column"], options["split_column"]
     needed = [options["image_column"], *([named] if named else classes), *filter(None, (patient, split))]
@@ -47,6 +47,7 @@ def read_csv(path: Path, classes: Sequence[str], options: Mapping[str, Any]) -> 
         name = row[options["image_column"]]
         if not name:
             raise DataError(f"{where}: no image")
+        _in_folder(name, where)
         if name in items:
             raise DataError(f"{where}: image {name!r} came already ({items[name].where})")
         labels = {k for k, known in enumerate(classes) if named and known in _names(row[named])}
@@ -91,44 +92,37 @@ def read_coco(path: Path, classes: Sequence[str], options: Mapping[str, Any]) ->
     """Read a COCO file: an image has the classes of its annotations, without any the option `negative_class`.
 
     Raises:
-        DataError: damaged, or an annotation of an unknown image or with a wrong box or mask; names file and annotation.
+        DataError: damaged, an image twice or outside the folder, or an annotation of an unknown image or with a wrong
+            box or mask; names file and annotation.
     """
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-        names = {entry["id"]: entry["name"] for entry in table["categories"]}
-        patient, split = options["patient_column"], options["split_column"]
-        items = {
-            entry["id"]: Item(
-                entry["file_name"],
-                f"{path}: image {entry['id']}",
-                set(),
-                str(entry[patient]) if patient else entry["file_name"],
-                str(entry[split]) if split else "",
-            )
-            for entry in table["images"]
-        }
-        annotations = table["annotations"]
+        table = read_json(path, finite=True)
+        names = {entry["id"]: str(entry["name"]) for entry in table["categories"]}
+        items = _coco_images(path, table["images"], options)
+        annotations = [dict(entry) for entry in table["annotations"]]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except KeyError as error:
         raise DataError(f"{path}: the key {error} is missing") from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is no COCO file: {first_line(error)}") from error
     found: set[str] = set()
     for entry in annotations:
-        where = f"{path}: annotation {entry.get('id')}"
-        if entry.get("image_id") not in items or entry.get("category_id") not in names:
-            raise DataError(f"{where}: its image_id or category_id is not in the file")
-        item, name = items[entry["image_id"]], names[entry["category_id"]]
+        where = f"{path}: annotation {str(entry.get('id'))[:40]}"
+        try:
+            item, name = items[entry["image_id"]], names[entry["category_id"]]
+        except (KeyError, TypeError):
+            raise DataError(f"{where}: its image_id or category_id is not in the file") from None
         found.add(item.id)
         if name not in classes:
             continue
         target = classes.index(name)
         item.labels.add(target)
         if box := entry.get("bbox"):
-            if len(box) != 4:
-                raise DataError(f"{where}: bbox is x, y, width, height")
-            x, y, w, h = map(float, box)
+            try:
+                x, y, w, h = map(float, box)
+            except (TypeError, ValueError, OverflowError):
+                raise DataError(f"{where}: bbox is x, y, width, height") from None
             item.boxes.setdefault(target, []).append(_checked((x, y, x + w, y + h), where))
         if shape := entry.get("segmentation"):
             item.shapes.setdefault(target, []).append(shape)
@@ -138,6 +132,23 @@ def read_coco(path: Path, classes: Sequence[str], options: Mapping[str, Any]) ->
             if item.id not in found:
                 item.labels.add(classes.index(negative))
     return list(items.values())
+
+
+def _coco_images(path: Path, entries: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> dict[Any, Item]:
+    """Return the images of a COCO file by their id."""
+    patient, split = options["patient_column"], options["split_column"]
+    items: dict[Any, Item] = {}
+    files: dict[str, str] = {}
+    for entry in entries:
+        where = f"{path}: image {str(entry['id'])[:40]}"
+        file = _in_folder(entry["file_name"], where)
+        if entry["id"] in items or file in files:
+            raise DataError(f"{where}: {file!r} or its id came already")
+        files[file] = where
+        items[entry["id"]] = Item(
+            file, where, set(), str(entry[patient]) if patient else file, str(entry[split]) if split else ""
+        )
+    return items
 
 
 def mask_of(shapes: Sequence[Any], height: int, width: int, where: str) -> BoolArray:
@@ -156,27 +167,37 @@ def mask_of(shapes: Sequence[Any], height: int, width: int, where: str) -> BoolA
             else:
                 for points in shape:
                     mask |= polygon(points, height, width)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, AttributeError) as error:
         raise DataError(f"{where}: segmentation: {first_line(error)}") from error
     return mask
 
 
 def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     try:
+        check_size(path, TEXT_BYTES)
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            known = reader.fieldnames or []
+            known = list(reader.fieldnames or [])
             for column in needed:
                 if column not in known:
                     raise DataError(f"{path}: no column {column!r}. {did_you_mean(column, known)}")
+                if known.count(column) > 1:
+                    raise DataError(f"{path}: two columns {column!r}: keep one")
             for row in reader:
                 if None in row or None in row.values():
                     raise DataError(f"{path}:{reader.line_num}: not {len(known)} fields")
                 yield reader.line_num, {key: value.strip() for key, value in row.items()}
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} can't be read: {first_line(error)}") from error
+
+
+def _in_folder(name: object, where: str) -> str:
+    try:
+        return check_name(name)
+    except ValueError as error:
+        raise DataError(f"{where}: {error} of images: give the name of a file in it") from None
 
 
 def _names(cell: str) -> set[str]:
