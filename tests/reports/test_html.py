@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_curve
 
-from tests.reports import report_runs
+from tests.reports import report_runs, runs
 from tests.reports.report_runs import BASELINES, CLASSES, EXPLAINERS, SIZE, Shown, heat, sample, write_run
 from xaibench.errors import UsageError, WeightsError
 from xaibench.explainers.base import upsample
@@ -214,8 +214,18 @@ def test_the_summary_names_the_leader_the_gap_and_the_baseline(made: tuple[Run, 
     assert f"Next is {EXPLAINERS[3]} with 0.50" in leader
 
 
+def test_an_oracle_is_no_rival_in_the_summary() -> None:
+    made = runs.full_run(explainers=("cwm",), baselines=("random", "oracle_prior_box"))
+    scores = tuple(replace(s, value=0.99) if s.explainer == "oracle_prior_box" else s for s in made.scores)
+    said = dict(words.summary(Report([replace(made, scores=scores)], runs.metrics())))
+    text = said["Hit rate (peak in the region)"]
+    assert "above random, the best baseline" in text
+    assert "oracle" not in text
+    assert "gained nothing" not in text
+
+
 def test_the_doctors_findings_are_a_section_of_their_own(made: tuple[Run, Shown], tmp_path: Path) -> None:
-    run, shown = made
+    run, _ = made
     found = "warning: gradcam: class-blind maps <b>of</b> two classes. Use another layer"  # a word that alarms, too
     sick = replace(run, notes=(*run.notes, f"doctor: {found}"))
     report = Report([sick])
