@@ -121,6 +121,7 @@ def test_the_keyboard_moves_through_the_gallery(page: Any) -> None:
     page.keyboard.press("ArrowUp")
     page.keyboard.press("Escape")
     page.wait_for_function("() => !document.getElementById('detail').open")
+    page.wait_for_function(f'() => JSON.stringify(({focus})()) === \'["13","1"]\'')  # when the page has told of it
     assert page.evaluate(focus) == ["13", "1"]
 
 

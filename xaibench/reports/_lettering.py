@@ -46,7 +46,7 @@ def every_letter(figure: Figure) -> Iterator[None]:
         whole = "".join(c if c.isprintable() else _escape(c) for c in getattr(label, "whole_text", ""))
         if whole and whole != _printable(whole):
             changed.append((label, label.get_text()))
-            ems = 72 * label.room / label.get_fontsize()
+            ems = 72 * float(getattr(label, "room", 0.0)) / float(label.get_fontsize())
             keep = len(whole)
             while keep > 1 and sum(map(_ems, _shortened(whole, keep))) > ems:
                 keep -= 1

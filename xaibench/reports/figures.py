@@ -200,9 +200,10 @@ def overlay(image: FloatArray, heat: FloatArray, scale: float, colours: Colours 
         share = np.clip(np.nan_to_num(heat.astype(np.float64) / scale, posinf=0, neginf=0), -1, 1)[..., None]
     strong = np.clip(share, 0, 1)
     if colours != "signed":
-        opacity = _OPACITY_OTHER * (scale > 0)
+        cover = _OPACITY_OTHER if scale > 0 else 0.0
         painted: npt.NDArray[np.float64] = np.asarray(colormaps[colours](strong[..., 0]))[..., :3]
-        return (1 - opacity) * grey + opacity * painted
+        mixed: npt.NDArray[np.float64] = (1 - cover) * grey + cover * painted
+        return mixed
     colour = np.where(share >= 0, (1 - strong) * np.array(FOR[0]) + strong * np.array(FOR[1]), np.array(AGAINST))
     opacity = np.where(share >= 0, _OPACITY_FOR * share, -_OPACITY_AGAINST * share)
     blended: npt.NDArray[np.float64] = (1 - opacity) * grey + opacity * colour

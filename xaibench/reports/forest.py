@@ -115,8 +115,8 @@ def _classifier_panels(report: Report, metric: Metric, key: str, classes: Sequen
         bars = []
         for place in chosen_classes(report, classes, [*report.classes, MACRO]):
             score = own.get(place)
-            near = score and (score.low if metric.direction == "higher" else score.high)
-            level = score and score.chance
+            near = None if score is None else score.low if metric.direction == "higher" else score.high
+            level = None if score is None else score.chance
             beyond = near is not None and level is not None and (near - level) * sign > 0
             bars.append(Bar(class_title(place), score, False, beyond))
         panels.append(Panel(name, tuple(bars)))
