@@ -145,6 +145,7 @@ def test_charts_follow_the_class_and_the_explainers(page: Any) -> None:
     assert roc.get_attribute("aria-label").count("(") == 1
     assert "no boxes" in page.locator("#tolerance").inner_text()
     page.locator("#roc summary").click()
+    page.wait_for_selector("#roc .numbers tbody tr", state="attached")
     assert page.locator("#roc .numbers tbody tr").count() == 1
 
 
