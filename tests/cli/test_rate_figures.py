@@ -73,11 +73,44 @@ def test_figures_are_written_and_named(run: Path, tmp_path: Path, capsys: pytest
     assert main(["figures", str(run), "--out", str(tmp_path / "a"), "-q"]) == 0
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
     names = ["5-ccm-cwm", "6-cardiomegaly", "7-pneumothorax", "8-effusion", "9-no-finding"]
-    assert [path.name for path in printed] == [f"figure-{name}.{kind}" for name in names for kind in ("png", "pdf")]
-    assert main(["figures", str(run), "--out", str(tmp_path / "b"), "--json"]) == 0
+    grids = [f"figure-{name}" for name in names]
+    scores = ["roc-auc", "hit-rate", "pointing-game", "energy", "iou-otsu", "visible-in-box-0-50"]
+    charts = [*(f"forest-{name}" for name in scores), "roc", "curve-visible-in-box"]
+    kinds = ("png", "pdf", "svg")
+    assert [path.name for path in printed] == [f"{name}.{kind}" for name in grids + charts for kind in kinds]
+    assert (
+        main(["figures", str(run), "--out", str(tmp_path / "b"), "-k", "grid", "-f", "png", "-f", "pdf", "--json"]) == 0
+    )
     again = [Path(path) for path in json.loads(capsys.readouterr().out)["files"]]
-    for one, other in zip(printed, again, strict=True):
-        assert one.read_bytes() == other.read_bytes()
+    assert [path.name for path in again] == [f"{name}.{kind}" for name in grids for kind in ("png", "pdf")]
+    for path in again:
+        assert path.read_bytes() == (tmp_path / "a" / path.name).read_bytes()
+
+
+def test_kinds_formats_and_colours_are_chosen(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def files(*arguments: str) -> list[str]:
+        assert main(["figures", *arguments, "--out", str(tmp_path), "-q"]) == 0
+        return [Path(line).name for line in capsys.readouterr().out.splitlines()]
+
+    assert files(str(run), "-k", "forest", "--metric", "hit_rate", "-f", "svg") == ["forest-hit-rate.svg"]
+    assert files(str(run), "-k", "tolerance", "--class", "Effusion", "-f", "pdf") == ["curve-tolerance.pdf"]
+    several = files(str(run), str(run), "-f", "svg", "--metric", "energy", "--class", "macro")
+    assert several[0] == "forest-energy.svg"
+    assert not any(name.startswith("figure-") for name in several)
+    assert "figure-7-pneumothorax.png" in files(str(run), "-k", "grid", "-f", "png")
+    signed = (tmp_path / "figure-7-pneumothorax.png").read_bytes()
+    files(str(run), "-k", "grid", "-f", "png", "--colormap", "jet")
+    assert (tmp_path / "figure-7-pneumothorax.png").read_bytes() != signed
+
+
+def test_charts_are_drawn_though_the_weights_are_gone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XAIBENCH_CACHE", str(tmp_path / "empty"))
+    assert main(["figures", str(run), "--out", str(tmp_path / "out"), "-f", "svg", "-q"]) == 1
+    out, err = capsys.readouterr()
+    assert "forest-hit-rate.svg" in out
+    assert "are not in the cache" in err
 
 
 @pytest.mark.parametrize(
@@ -92,6 +125,11 @@ def test_figures_are_written_and_named(run: Path, tmp_path: Path, capsys: pytest
         (["figures", "RUN"], 2, "--out"),
         (["figures", "RUN", "--out", "x", "-e", "gradcan"], 2, "no scores of explainer 'gradcan'"),
         (["figures", "RUN", "--out", "x", "--scale", "huge"], 2, "--scale"),
+        (["figures", "RUN", "RUN", "--out", "x", "-k", "grid"], 2, "shows the maps of one run"),
+        (["figures", "RUN", "RUN", "--out", "x", "--checkpoint", "y"], 2, "--checkpoint is of one run"),
+        (["figures", "RUN", "--out", "x", "-k", "forest", "--metric", "hitrate"], 2, "Did you mean 'hit_rate'"),
+        (["figures", "RUN", "--out", "x", "-k", "roc", "--class", "Efusion"], 2, "Did you mean 'Effusion'"),
+        (["figures", "RUN", "--out", "x", "-k", "roc", "--metric", "nonsense"], 2, "did not measure it"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import roc_curve
 
-from tests.reports import report_runs
+from tests.reports import report_runs, runs
 from tests.reports.report_runs import BASELINES, CLASSES, EXPLAINERS, SIZE, Shown, heat, sample, write_run
 from xaibench.errors import UsageError, WeightsError
 from xaibench.explainers.base import upsample
@@ -22,7 +22,8 @@ from xaibench.harness.run import Run
 from xaibench.metrics.localization import hit_rate, pointing_game, visible_in_box
 from xaibench.reports.html import curves, words, write_report
 from xaibench.reports.html.data import Report, embed_json
-from xaibench.reports.html.gallery import THRESHOLDS, TOLERANCES, Gallery, choose_pairs, encode_map, encode_picture
+from xaibench.reports.html.gallery import THRESHOLDS, Gallery, choose_pairs, encode_map, encode_picture
+from xaibench.reports.html.tolerance import TOLERANCES
 from xaibench.types import Frame
 
 METHODS = (*EXPLAINERS, *BASELINES)
@@ -211,6 +212,37 @@ def test_the_summary_names_the_leader_the_gap_and_the_baseline(made: tuple[Run, 
     assert leader.startswith(f"{EXPLAINERS[1]} leads with 0.80 [0.75, 0.85]; a map of noise gets 0.10.")
     assert "It is 0.70 above random" in leader
     assert f"Next is {EXPLAINERS[3]} with 0.50" in leader
+
+
+def test_an_oracle_is_no_rival_in_the_summary() -> None:
+    made = runs.full_run(explainers=("cwm",), baselines=("random", "oracle_prior_box"))
+    scores = tuple(replace(s, value=0.99) if s.explainer == "oracle_prior_box" else s for s in made.scores)
+    said = dict(words.summary(Report([replace(made, scores=scores)], runs.metrics())))
+    text = said["Hit rate (peak in the region)"]
+    assert "above random, the best baseline" in text
+    assert "oracle" not in text
+    assert "gained nothing" not in text
+
+
+def test_the_doctors_findings_are_a_section_of_their_own(made: tuple[Run, Shown], tmp_path: Path) -> None:
+    run, _ = made
+    found = "warning: gradcam: class-blind maps <b>of</b> two classes. Use another layer"  # a word that alarms, too
+    sick = replace(run, notes=(*run.notes, f"doctor: {found}"))
+    report = Report([sick])
+    assert words.doctor(report) == [found]
+    assert not any("class-blind" in text for text in [*words.warnings(report), *words.audit(report)])
+    two = Report([sick, replace(run, classifier="other")])
+    assert words.doctor(two) == [f"gcm: {found}"]
+    for subject, told in ((sick, True), (run, False)):
+        page = tmp_path / "page.html"
+        write_report([subject], page, images=0)
+        text = page.read_text(encoding="utf-8")
+        start = text.index('<section id="doctor"')
+        section = text[start : text.index("</section>", start)]
+        assert "Warnings of the doctor" in section
+        assert ("class-blind maps &lt;b&gt;of&lt;/b&gt;" in section) == told
+        assert ("Nothing found" in section) != told
+        assert text.count("class-blind") == told
 
 
 def test_warnings_tell_of_constant_maps_and_biased_choices(made: tuple[Run, Shown]) -> None:

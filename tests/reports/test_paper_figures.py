@@ -33,7 +33,7 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shown:
 def drawn(shown: Shown, monkeypatch: pytest.MonkeyPatch, **options: Any) -> dict[str, Figure]:
     figures: dict[str, Figure] = {}
 
-    def keep(figure: Figure, stem: Path) -> list[Path]:
+    def keep(figure: Figure, stem: Path, _: Any) -> list[Path]:
         figures[stem.name] = figure
         return []
 

@@ -9,18 +9,11 @@ from string import ascii_lowercase
 
 from xaibench.harness.run import MACRO
 from xaibench.reports._compared import ComparedRuns, MetricTable, Standing
+from xaibench.reports.tables import INTERVAL_WAYS
 from xaibench.statistics import Comparison, Interval
 
 DASH = "-"
 BETTER, WORSE = "better", "worse"
-_WAYS = {
-    "percentile": "percentile bootstrap by patient",
-    "bca": "BCa bootstrap by patient",
-    "delong": "DeLong",
-    "wilson": "Wilson where the bootstrap has no spread",
-    "bounds": "the metric's bounds where nothing else can speak",
-}
-"""How intervals are made, in words."""
 _TESTS = {
     "permutation": "permutation by patient",
     "exact permutation": "all permutations by patient",
@@ -228,7 +221,7 @@ def _caption(compared: ComparedRuns, tables: Sequence[MetricTable]) -> str:
 def _intervals(compared: ComparedRuns, tables: Sequence[MetricTable]) -> str:
     level = f"{100 * compared.runs[0].benchmark.statistics.confidence:.4g}%"
     ways = dict.fromkeys(one.interval for table in tables for one in table.standings if one.low is not None)
-    return f"{level} intervals: {', '.join(_WAYS.get(way, way) for way in ways)}" if ways else ""
+    return f"{level} intervals: {', '.join(INTERVAL_WAYS.get(way, way) for way in ways)}" if ways else ""
 
 
 def legend(compared: ComparedRuns, *, pairs: bool = False, signs: tuple[str, str] = ("better", "worse")) -> list[str]:

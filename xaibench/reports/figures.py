@@ -7,10 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -23,12 +24,14 @@ from xaibench.paths import write_atomically
 from xaibench.reports._lettering import FONT, fit_text
 from xaibench.types import FloatArray, Frame, Region
 
+Colours = Literal["signed", "cividis", "jet"]
+
 FOR = ((1.0, 0.62, 0.10), (0.93, 0.03, 0.03))
 """Weak and strong evidence for the class: amber to red, ever more opaque."""
 AGAINST = (0.0, 0.62, 0.45)
 """Evidence against: bluish green (Okabe and Ito), fainter, so that it reads as less to colour-blind eyes too."""
 BOX = "#2e8bff"
-_OPACITY_FOR, _OPACITY_AGAINST = 0.85, 0.30
+_OPACITY_FOR, _OPACITY_AGAINST, _OPACITY_OTHER = 0.85, 0.30, 0.6
 _DARK = [withStroke(linewidth=2.4, foreground="black", alpha=0.55)]
 
 _TILE, _GAP, _LEFT, _RIGHT = 1.75, 0.10, 0.15, 0.95  # inches
@@ -175,13 +178,15 @@ def contact_sheet(
         raise XaibenchError(f"can't write {path}: {error.strerror or error}") from error
 
 
-def overlay(image: FloatArray, heat: FloatArray, scale: float) -> npt.NDArray[np.float64]:
+def overlay(image: FloatArray, heat: FloatArray, scale: float, colours: Colours = "signed") -> npt.NDArray[np.float64]:
     """Lay a signed map over a grey image.
 
     Args:
         image: (H, W) float in [0, 1].
         heat: (H, W) float; values that are not finite stay uncoloured.
         scale: the absolute value that gets the full colour; 0 colours nothing.
+        colours: "signed": amber to red for, bluish green against, clear at 0. "cividis" and "jet" colour the positive
+            part, as older papers do, and all else as 0; jet suggests borders that the map has not.
 
     Returns:
         (H, W, 3) float64 in [0, 1].
@@ -194,6 +199,11 @@ def overlay(image: FloatArray, heat: FloatArray, scale: float) -> npt.NDArray[np
     if scale > 0:
         share = np.clip(np.nan_to_num(heat.astype(np.float64) / scale, posinf=0, neginf=0), -1, 1)[..., None]
     strong = np.clip(share, 0, 1)
+    if colours != "signed":
+        cover = _OPACITY_OTHER if scale > 0 else 0.0
+        painted: npt.NDArray[np.float64] = np.asarray(colormaps[colours](strong[..., 0]))[..., :3]
+        mixed: npt.NDArray[np.float64] = (1 - cover) * grey + cover * painted
+        return mixed
     colour = np.where(share >= 0, (1 - strong) * np.array(FOR[0]) + strong * np.array(FOR[1]), np.array(AGAINST))
     opacity = np.where(share >= 0, _OPACITY_FOR * share, -_OPACITY_AGAINST * share)
     blended: npt.NDArray[np.float64] = (1 - opacity) * grey + opacity * colour
@@ -285,11 +295,11 @@ def verdict(tile: Tile) -> tuple[str, str]:
     return word, colour
 
 
-def colour_bar(axes: Axes, scale: float) -> None:
+def colour_bar(axes: Axes, scale: float, colours: Colours = "signed") -> None:
     """Fill axes with the colours of `overlay` from -scale to scale, on grey."""
     values = np.linspace(1, -1, 201)[:, None]
     grey = np.full_like(values, 0.35)
-    axes.imshow(overlay(grey, values, 1.0), extent=(0, 1, -1, 1), aspect="auto", interpolation="nearest")
+    axes.imshow(overlay(grey, values, 1.0, colours), extent=(0, 1, -1, 1), aspect="auto", interpolation="nearest")
     axes.set_xticks([])
     axes.yaxis.tick_right()
     axes.yaxis.set_label_position("right")

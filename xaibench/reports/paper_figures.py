@@ -6,33 +6,30 @@ and one a class without (figure 9: No Finding), four images. Boxes are blue; the
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from xaibench.errors import NotApplicableError, UsageError, XaibenchError
+from xaibench.errors import NotApplicableError, UsageError
 from xaibench.harness.reopen import Pair, Reopened, check_explainer, reopen
 from xaibench.harness.run import Run
-from xaibench.paths import write_atomically
 from xaibench.progress import Progress
 from xaibench.reports._lettering import FONT, fit_text
+from xaibench.reports.charts import DPI, Format, save, slug
 from xaibench.reports.figures import (
+    Colours,
     SheetCollector,
     Tile,
     colour_bar,
     draw_boxes,
-    encode_png,
     largest_value,
     overlay,
     show_picture,
@@ -45,10 +42,13 @@ from xaibench.types import FloatArray, Sample
 Scale = Literal["figure", "all", "image"]
 
 _HITS, _MISSES = 3, 1
-_DPI, _MAX_BYTES = 300, 1_500_000
 _TILE, _GAP, _MARGIN, _BAR = 1.58, 0.08, 0.06, 0.80  # inches: four tiles and a bar in a text width of 7.5
 _HEAD, _CAPTION, _FOOT = 0.30, 0.34, 0.36
-_SIGNS = "Red: evidence for the class; green: against it. Blue: the lesion's box."
+_SIGNS: Mapping[Colours, str] = {
+    "signed": "Red: evidence for the class; green: against it. Blue: the lesion's box.",
+    "cividis": "Yellow: evidence for the class; dark blue: none, or against it. Blue: the lesion's box.",
+    "jet": "Dark red: evidence for the class; dark blue: none, or against it. Light blue lines: the lesion's box.",
+}
 _CONTRAST_SIGNS = (
     "(a) White: contributes to the class; black: against it. (b) Red: weighs for it; green: against. Blue: box."
 )
@@ -74,6 +74,8 @@ def paper_figures(
     ratings: Sequence[Path] = (),
     scale: Scale = "figure",
     seed: int = 0,
+    colours: Colours = "signed",
+    formats: Sequence[Format] = ("png", "pdf"),
     data_root: Path | None = None,
     checkpoint: Path | None = None,
     device: str = "auto",
@@ -92,6 +94,8 @@ def paper_figures(
         scale: what gets the full red: the largest value of the maps in a "figure", in "all" of 6 to 9, or in the
             "image" itself, as the metric ``visible_in_box`` and the rating page have it. Green ends at minus that.
         seed: of the draw.
+        colours: of the maps in figures 6 to 9; see `overlay`.
+        formats: files of each figure.
         data_root, checkpoint, device: see `reopen`.
 
     Raises:
@@ -113,15 +117,15 @@ def paper_figures(
     if contrast is not None:
         ccm, cwm = contrast
         title = f"Figure 5. CCM against the coloured CWM: {cwm.class_name}, {cwm.image_id}"
-        written += _write(_draw(title, _contrast_panels(ccm, cwm), _CONTRAST_SIGNS), out / "figure-5-ccm-cwm")
+        written += _write(_draw(title, _contrast_panels(ccm, cwm), _CONTRAST_SIGNS), out / "figure-5-ccm-cwm", formats)
     rule = f"marked by {_count(len(ratings), 'rater')}" if ratings else "the map's peak lies in the box"
     for number, (class_name, row) in enumerate(tiles.items(), start=6):
         limit = {"all": every, "figure": full_red(row), "image": None}[scale]
-        panels = [_overlay_panel(tile, limit) for tile in row]
-        foot = f"{_SIGNS} Hit: {rule}." if any(tile.region is not None for tile in row) else _SIGNS
-        bar = partial(_bar, limit=limit)
+        panels = [_overlay_panel(tile, limit, colours) for tile in row]
+        foot = f"{_SIGNS[colours]} Hit: {rule}." if any(tile.region is not None for tile in row) else _SIGNS[colours]
+        bar = partial(_bar, limit=limit, colours=colours)
         figure = _draw(f"Figure {number}. {class_name}: {source}", panels, foot, bar)
-        written += _write(figure, out / f"figure-{number}-{_slug(class_name)}")
+        written += _write(figure, out / f"figure-{number}-{slug(class_name)}", formats)
     return written
 
 
@@ -213,8 +217,8 @@ def _tile(sample: Sample, target: int, heat: Tensor, class_name: str, hit: bool 
     return Tile(image, heat.cpu().numpy(), sample.regions.get(target), sample.id, class_name, hit)
 
 
-def _overlay_panel(tile: Tile, limit: float | None) -> _Panel:
-    picture = overlay(tile.image, tile.map, full_red([tile]) if limit is None else limit)
+def _overlay_panel(tile: Tile, limit: float | None, colours: Colours) -> _Panel:
+    picture = overlay(tile.image, tile.map, full_red([tile]) if limit is None else limit, colours)
     if tile.hit is None:
         return _Panel(tile, picture, tile.image_id)
     word, colour = verdict(tile)
@@ -237,8 +241,8 @@ def _contrast_panels(ccm: Tile, cwm: Tile) -> list[_Panel]:
     ]
 
 
-def _bar(axes: Axes, limit: float | None) -> None:
-    colour_bar(axes, 1.0 if limit is None else limit)
+def _bar(axes: Axes, limit: float | None, colours: Colours = "signed") -> None:
+    colour_bar(axes, 1.0 if limit is None else limit, colours)
     if limit is None:
         axes.set_ylabel("share of the map's largest value", fontsize=7, family=FONT, labelpad=4)
 
@@ -252,7 +256,7 @@ def _draw(title: str, panels: Sequence[_Panel], foot: str, bar: Callable[[Axes],
     )
     caption = _CAPTION if any(panel.remark for panel in panels) else _CAPTION / 2
     height = _HEAD + _TILE + caption + _FOOT
-    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
 
     def write(x: float, top: float, text: str, size: float, room: float, **style: Any) -> None:
@@ -281,28 +285,8 @@ def _draw(title: str, panels: Sequence[_Panel], foot: str, bar: Callable[[Axes],
     return figure
 
 
-def _write(figure: Figure, stem: Path) -> list[Path]:
-    """Write PNG and PDF; neither holds a date."""
-    png, pdf = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")
-    data = encode_png(figure, _MAX_BYTES, _DPI)
-    figure.set_dpi(_DPI)
-
-    def save(part: Path) -> None:
-        with mpl.rc_context({"pdf.fonttype": 42}):  # TrueType: letters, not drawings of them
-            figure.savefig(part, format="pdf", dpi=_DPI, metadata={"CreationDate": None})
-
-    try:
-        write_atomically(png, lambda part: part.write_bytes(data))
-        write_atomically(pdf, save)
-    except OSError as error:
-        raise XaibenchError(f"can't write {stem}: {error.strerror or error}") from error
-    return [png, pdf]
-
-
-def _slug(name: str) -> str:
-    """Return a file name's part: ASCII letters and digits, or "class" where none is left."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40] or "class"
+def _write(figure: Figure, stem: Path, formats: Sequence[Format] = ("png", "pdf")) -> list[Path]:
+    return save(figure, stem, formats)
 
 
 def _count(number: int, word: str) -> str:

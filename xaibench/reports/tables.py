@@ -25,7 +25,7 @@ PIPE_WIDTH = 160
 RIVALS = ("random", "center")
 """Baselines that a marked score must beat: they look at nothing, not even at the training boxes."""
 _TERMINAL = Glyphs()
-_WAYS = {
+INTERVAL_WAYS = {
     "percentile": "percentile bootstrap by patient",
     "bca": "BCa bootstrap by patient",
     "delong": "DeLong",
@@ -361,7 +361,7 @@ def _level(run: Run) -> str:
 def _interval(run: Run, metrics: Sequence[Metric]) -> str:
     names = {_key(metric) for metric in metrics}
     ways = dict.fromkeys(s.interval for s in run.scores if s.metric in names and s.low is not None)
-    return f"{_level(run)} intervals: {', '.join(_WAYS.get(way, way) for way in ways)}" if ways else ""
+    return f"{_level(run)} intervals: {', '.join(INTERVAL_WAYS.get(way, way) for way in ways)}" if ways else ""
 
 
 def _legend(run: Run, metrics: Sequence[Metric], glyphs: Glyphs, *, marked: bool, undefined: bool) -> list[str]:

@@ -15,7 +15,8 @@ from xaibench.progress import Progress
 from xaibench.reports._templates import render
 from xaibench.reports.html import curves, words
 from xaibench.reports.html.data import Report, clean, embed_json, metric_table, run_name, run_names, score_rows
-from xaibench.reports.html.gallery import TOLERANCES, Gallery, choose_pairs
+from xaibench.reports.html.gallery import Gallery, choose_pairs
+from xaibench.reports.html.tolerance import TOLERANCES
 
 IMAGES = 200
 """Test images in the gallery, unless told otherwise."""
@@ -109,6 +110,7 @@ def render_report(report: Report, gallery: Gallery | None) -> str:
         version=__version__,
         summary=words.summary(report),
         warnings=words.warnings(report),
+        doctor=words.doctor(report),
         audit=words.audit(report),
         runs=[_facts(run, name) for run, name in zip(report.runs, run_names(report.runs), strict=True)],
         protocol=_protocol(report),

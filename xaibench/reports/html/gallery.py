@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -22,19 +21,16 @@ from xaibench.harness.reopen import Pair, Reopened
 from xaibench.metrics import _ops
 from xaibench.progress import Progress
 from xaibench.reports.html.data import Report, clean, number, run_names
-from xaibench.statistics import Resampling, mean_intervals
+from xaibench.reports.html.tolerance import Tolerances
 from xaibench.types import FloatArray, Frame, Sample
 
 THRESHOLDS = tuple(round(step / 40, 3) for step in range(40))
 """Shares of the map's largest value at which the page knows how much of the box is visible."""
-TOLERANCES = tuple(2.5 * step for step in range(21))
-"""Pixels of an image `reference_size` wide, as the pointing game has them."""
 _SIDES = (16, 32, 64)
 _FAITHFUL = 0.05
 """A map is kept at the smallest side from which it comes back within this share of its largest absolute value."""
 _THUMB_SIDE, _THUMB_QUALITY = 256, 78
 _BOXED_SHARE = 0.85
-_RESAMPLES = 500
 
 
 def choose_pairs(report: Report, images: int, seed: int = 0) -> list[Pair]:
@@ -68,18 +64,14 @@ class Gallery:
 
     def __init__(self, report: Report, pairs: Sequence[Pair]) -> None:
         self.report, self.frame = report, report.benchmark.frame
-        self.source = report.benchmark.localization.regions
-        self.reference = _reference_size(report)
+        self.tolerances = Tolerances(report)
+        self.reference = self.tolerances.reference
         self.places = {pair: index for index, pair in enumerate(pairs)}
         self.columns = {(method.run, method.explainer): index for index, method in enumerate(report.methods)}
         self.thumbs: dict[str, str] = {}
         self.maps: dict[str, int] = {}
         self.boxes: dict[Pair, list[list[float]]] = {}
-        self.patients: dict[Pair, str] = {}
-        self.reach: dict[Pair, FloatArray] = {}
-        self.masks: dict[Pair, npt.NDArray[np.bool_]] = {}
         self.cells: dict[tuple[Pair, int], list[Any]] = {}
-        self.curves: dict[tuple[Pair, int], FloatArray] = {}
 
     def fill(self, run: int, opened: Reopened, progress: Progress | None = None) -> None:
         """Make the maps of one run again.
@@ -99,30 +91,23 @@ class Gallery:
         if sample.id not in self.thumbs:
             self.thumbs[sample.id] = encode_picture(np.asarray(sample.image.mean(axis=0)))
         region = sample.regions.get(target)
-        self.patients[pair] = sample.patient
         if region is not None and pair not in self.boxes:
             height, width = region.frame.height, region.frame.width
             scale = np.array([width, height, width, height])
             self.boxes[pair] = [
                 [round(float(x), 4) for x in (x0, y0, x1 - x0, y1 - y0)] for x0, y0, x1, y1 in region.boxes / scale
             ]
-            mask = region.rasterize(self.frame, source=self.source)
-            if mask.any():
-                self.masks[pair] = mask
-                self.reach[pair] = distance_transform_edt(~mask) * (self.reference / self.frame.width)
         text, largest = encode_map(heat, self.frame)
         index = self.maps.setdefault(text, len(self.maps))
+        mask = self.tolerances.place(pair, sample, target)
         scored = upsample(heat[None], self.frame).cpu()
         peak, distance, visible = None, None, None
         if not bool(_ops.undefined(scored)[0]):
             maxima = _ops.maxima(scored)[0].numpy()
             peak = _centre(maxima)
-            if pair in self.masks:
-                reach = np.sort(self.reach[pair][maxima])
-                distance = number(float(reach[(len(reach) - 1) // 2]), 2)  # of half of the maxima, at least
-                shares = [(reach < max(limit, 1e-9)).mean() for limit in TOLERANCES]
-                self.curves[pair, column] = np.array(shares, dtype=np.float64)
-                visible = _pack(_ops.visible_share(scored, torch.from_numpy(self.masks[pair])[None], THRESHOLDS)[0])
+            if mask is not None:
+                distance = number(self.tolerances.take(pair, column, maxima), 2)
+                visible = _pack(_ops.visible_share(scored, torch.from_numpy(mask)[None], THRESHOLDS)[0])
         top = float(torch.nan_to_num(scored, posinf=0.0, neginf=0.0).max())
         share = number(max(top, 0.0) / largest if largest else 0.0)  # of the largest absolute value: full red
         self.cells[pair, column] = [index, float(f"{largest:.4g}"), share, distance, peak, visible]
@@ -158,49 +143,8 @@ class Gallery:
         }
 
     def tolerance_curves(self) -> list[dict[str, Any]]:
-        """Return hit rate against tolerance for each method and class and their mean, with bands and chance.
-
-        Over the pairs shown; the band is a bootstrap of their patients.
-        """
-        pairs = [pair for pair in self.places if pair in self.masks]
-        if not pairs:
-            return []
-        spec, names = (
-            self.report.benchmark.statistics,
-            sorted({pair[1] for pair in pairs}, key=self.report.classes.index),
-        )
-        patients = [self.patients[pair] for pair in pairs]
-        drawn = Resampling(patients, resamples=min(spec.resamples, _RESAMPLES), seed=spec.seed)
-        member = np.array([[pair[1] == name for name in names] for pair in pairs])
-        limits = np.maximum(TOLERANCES, 1e-9)
-        chance = np.array([[(self.reach[pair] < limit).mean() for limit in limits] for pair in pairs])
-        floor = np.array([chance[member[:, k]].mean(0) for k in range(len(names))])
-        found = []
-        for column in range(len(self.report.methods)):
-            if not any((pair, column) in self.curves for pair in pairs):
-                continue
-            empty = np.full(len(TOLERANCES), np.nan)
-            own = np.array([self.curves.get((pair, column), empty) for pair in pairs])
-            lines: list[list[list[float | None]]] = [[[], [], []] for _ in range(len(names) + 1)]
-            for step in range(len(TOLERANCES)):
-                table = np.where(member, own[:, step : step + 1], np.nan)
-                intervals = mean_intervals(table, patients, confidence=spec.confidence, resampling=drawn)
-                counts = np.isfinite(table).sum(0)
-                means = np.nansum(table, axis=0) / np.where(counts, counts, np.nan)
-                macro = float(np.nanmean(means)) if counts.any() else math.nan
-                for line, value, interval in zip(
-                    lines, [*means, macro], [*intervals.columns, intervals.macro], strict=True
-                ):
-                    for part, x in zip(line, (value, interval.low, interval.high), strict=True):
-                        part.append(number(float(x)))
-            places = [*(self.report.classes.index(name) for name in names), len(self.report.classes)]
-            floors = [*floor, floor.mean(0)]
-            for place, line, level in zip(places, lines, floors, strict=True):
-                chances = [number(float(x)) for x in level]
-                found.append(
-                    {"m": column, "class": place, "y": line[0], "low": line[1], "high": line[2], "chance": chances}
-                )
-        return found
+        """Return hit rate against tolerance over the pairs shown; see `Tolerances.curves`."""
+        return self.tolerances.curves()
 
 
 def encode_picture(image: FloatArray) -> str:
@@ -248,13 +192,6 @@ def _centre(maxima: npt.NDArray[np.bool_]) -> list[float] | None:
     if len(rows) != 1:
         return None
     return [round(float(columns[0] + 0.5) / maxima.shape[1], 4), round(float(rows[0] + 0.5) / maxima.shape[0], 4)]
-
-
-def _reference_size(report: Report) -> float:
-    declared = report.metrics.get("pointing_game")
-    given = next((spec.parameters for spec in report.benchmark.metrics if spec.name == "pointing_game"), {})
-    defaults: Mapping[str, Any] = declared.parameters if declared else {}
-    return float({"reference_size": 224, **defaults, **given}["reference_size"])
 
 
 def _probabilities(report: Report, run: int) -> dict[Pair, float]:

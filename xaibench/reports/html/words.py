@@ -16,6 +16,8 @@ from xaibench.reports.tables import stands_out
 from xaibench.statistics import paired_comparisons
 
 _MANY_UNDEFINED = 0.05
+_DOCTOR = "doctor: "
+"""How a run's notes begin that hold the doctor's findings; see `xaibench.doctor.diagnose`."""
 
 
 def summary(report: Report) -> list[tuple[str, str]]:
@@ -45,7 +47,7 @@ def warnings(report: Report) -> list[str]:
     names = run_names(report.runs)
     for name, run in zip(names, report.runs, strict=True):
         lead = f"{name}: " if len(names) > 1 else ""
-        found += [f"{lead}{note}" for note in run.notes if _alarming(note)]
+        found += [f"{lead}{note}" for note in run.notes if _alarming(note) and not note.startswith(_DOCTOR)]
         for explainer in (*run.explainers, *run.baselines):
             rows = [s for s in run.select(explainer=explainer, class_name=MACRO) if s.n]
             bad = [s for s in rows if s.nan > _MANY_UNDEFINED * s.n]
@@ -59,9 +61,18 @@ def warnings(report: Report) -> list[str]:
     return list(dict.fromkeys(clean(text) for text in found))
 
 
+def doctor(report: Report) -> list[str]:
+    """Return what the doctor found in the classifiers and their explainers before the runs."""
+    found = []
+    for name, run in zip(run_names(report.runs), report.runs, strict=True):
+        lead = f"{name}: " if len(report.runs) > 1 else ""
+        found += [f"{lead}{note.removeprefix(_DOCTOR).strip()}" for note in run.notes if note.startswith(_DOCTOR)]
+    return list(dict.fromkeys(clean(text) for text in found))
+
+
 def audit(report: Report) -> list[str]:
     """Return the runs' other notes: what was read, left out, drawn."""
-    notes = [note for run in report.runs for note in run.notes if not _alarming(note)]
+    notes = [note for run in report.runs for note in run.notes if not _alarming(note) and not note.startswith(_DOCTOR)]
     return list(dict.fromkeys(clean(note) for note in notes))
 
 
@@ -102,7 +113,8 @@ def _leader(report: Report, metric: Metric, *, full: bool) -> Iterator[str]:
     at = f" with a threshold of {metric.headline_at:.0%} of the peak" if metric.curve and metric.headline_at else ""
     chance = "" if score.chance is None else f"; a map of noise gets {score.chance:.2f}"
     yield f"{best.label} leads with {_value(score)}{at}{chance}."
-    blind = [row for row in rows if row[0].baseline and row[0].run == best.run]
+    # an oracle has seen the answers: no rival, but an upper bound
+    blind = [row for row in rows if row[0].baseline and row[0].run == best.run and not _sees(row[0].explainer)]
     if blind:
         top, level = blind[0]
         gain = (score.value or 0.0) - (level.value or 0.0)
@@ -120,6 +132,11 @@ def _leader(report: Report, metric: Metric, *, full: bool) -> Iterator[str]:
             yield f"Its weakest class is {worst.class_name}: {_value(worst)}, {still} chance and the blind baselines."
         if len(real) > 1:
             yield _against(report, key, metric, best, real[1])
+
+
+def _sees(baseline: str) -> bool:
+    """Tell whether a baseline looks at the test boxes."""
+    return baseline.startswith("oracle_")
 
 
 def _against(report: Report, key: str, metric: Metric, best: Any, other: Any) -> str:

@@ -37,7 +37,7 @@ const Gallery = (() => {
     if (state.text && !`${item.id}\n${DATA.classes[item.class]}`.toLowerCase().includes(state.text)) return false;
     if (state.verdict === "all") return true;
     const ks = state.of >= 0 ? [state.of] : columns(), verdicts = ks.map((k) => hit(item, k));
-    if (state.verdict === "plain") return !item.boxes.length;
+    if (state.verdict === "plain" || state.verdict === "boxed") return !item.boxes.length === (state.verdict === "plain");
     if (state.verdict === "disagree") { const all = columns().map((k) => hit(item, k)); return all.includes(true) && all.includes(false); }
     return verdicts.includes(state.verdict === "hit");
   }
@@ -209,7 +209,7 @@ const Gallery = (() => {
     legend("Explainers in the gallery", shown, rebuild));
   $("tools").append(
     choice("Gallery class", [[-1, "all classes"], ...present.map((c) => [c, DATA.classes[c]])], -1, set("place")),
-    choice("Show", [["all", "all pairs"], ["hit", "hits"], ["miss", "misses"], ["disagree", "explainers disagree"], ["plain", "images without a box"]], "all", set("verdict")),
+    choice("Show", [["all", "all pairs"], ["hit", "hits"], ["miss", "misses"], ["disagree", "explainers disagree"], ["boxed", "images with a box"], ["plain", "images without a box"]], "all", set("verdict")),
     choice("Hit or miss of", [[-1, "any explainer"], ...DATA.methods.map((method, k) => [k, method.label])], -1, set("of")),
     slider("threshold", "Threshold", "threshold", 0.975, 0.025, (v) => v.toFixed(3).replace(/0$/, "")), slider("opacity", "Opacity", "opacity", 1, 0.05, percent),
     h("div", { class: "key" }, h("span", {}, "against"), h("canvas", { width: 256, height: 8, role: "img", "aria-label": "Colour bar from full evidence against the class to full evidence for it" }), h("span", {}, "for")),
