@@ -137,11 +137,10 @@ def _road(explained: Explained, percentages: Sequence[float], noise: float, outp
     noises = explained.once(("road noise",), lambda: _noises(explained))
 
     def make(part: Tensor) -> Tensor:
-        made = []
-        for row, count in zip(rows[part].tolist(), (part % len(counts)).tolist(), strict=True):
-            hidden = places[row] < counts[count] if sign > 0 else places[row] >= pixels - counts[count]
-            made.append(_impute.impute(images[row], hidden) + noise * noises[row] * hidden)
-        return torch.stack(made)
+        row, count = rows[part], torch.tensor(counts, device=places.device)[part % len(counts), None, None]
+        hidden = places[row] < count if sign > 0 else places[row] >= pixels - count
+        filled = torch.stack(_impute.impute_all(images[row].unbind(), hidden.unbind()))
+        return filled.addcmul_(noises[row], hidden[:, None].to(filled), value=noise) if noise else filled
 
     return explained.scores_of(make, rows, output).reshape(-1, len(counts)).mean(1)
 
