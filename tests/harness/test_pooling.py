@@ -208,7 +208,8 @@ def test_against_masks_the_exact_lesion_is_perfect_and_its_boxes_are_not() -> No
         assert in_boxes.value == pytest.approx(1), name
         assert box.chance < in_boxes.chance
     area = [score for score in run.scores if score.metric.startswith("map_area")]
-    assert area and all(score.chance is not None and score.corrected is None for score in area)
+    assert area
+    assert all(score.chance is not None and score.corrected is None for score in area)
 
 
 def test_without_regions_in_validation_only_the_oracle_is_shown_and_a_note_says_so() -> None:
