@@ -1,6 +1,6 @@
 """How often 95% intervals cover the truth: simulated studies whose patients have several images each.
 
-    python benchmarks/coverage.py [--studies 2000] [--image-studies 500] [--seed 0]
+    python benchmarks/coverage.py [--studies 2000] [--image-studies 2000] [--seed 0]
 
 A study has 200 patients with one to six images, two on average; those of a patient share much of the variation. Three
 statistics whose truth is known exactly: a mean score, a hit rate, a ROC-AUC. Each gets the interval by the patient
@@ -81,7 +81,7 @@ def main() -> int:
     """Print the table; return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--studies", type=int, default=2000, help="simulated studies")
-    parser.add_argument("--image-studies", type=int, default=500, help="of these, with intervals that ignore patients")
+    parser.add_argument("--image-studies", type=int, default=2000, help="of these, with intervals that ignore patients")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     began, failed = time.perf_counter(), []

@@ -1,13 +1,15 @@
 """Write docs/metrics.md: what each metric is, and how far it lies from other implementations on the same maps.
 
-    python docs/make_metric_table.py
+    python docs/make_metric_table.py [--nih-sample DIR]
 
 The metrics come from the registry, the implementations from tests/metrics/references.py: an entry added there appears
-here. Maps: smooth random ones, and GCM (CCM) and Grad-CAM maps of the shipped checkpoint on drawn radiographs.
+here. Maps: smooth random ones, and GCM (CCM) and Grad-CAM maps of the shipped checkpoint on drawn radiographs; with
+--nih-sample also of real ones, from a folder with a part of ChestX-ray8 (docs show numbers, no image).
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -19,11 +21,20 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.metrics.references import ASKING, REFERENCES, WITHOUT_REFERENCE, map_cases, phantom_cases  # noqa: E402
+from tests.metrics.references import (  # noqa: E402
+    ASKING,
+    REFERENCES,
+    WITHOUT_REFERENCE,
+    Cases,
+    map_cases,
+    phantom_cases,
+    sample_cases,
+)
 from xaibench import registry  # noqa: E402
 from xaibench.metrics import Metric  # noqa: E402
 from xaibench.reports.page import Page, Section, Table, Text, to_markdown  # noqa: E402
 
+MAPS = "ccm and gradcam are maps of drawn radiographs; those called real, of a sample of ChestX-ray8."
 PACKAGES = ("quantus", "scikit-learn", "torchmetrics", "captum", "scikit-image", "scipy")
 
 
@@ -52,11 +63,11 @@ def first_line(doc: str | None) -> str:
     return (doc or "").strip().splitlines()[0] if doc else ""
 
 
-def agreement() -> Iterator[list[str]]:
-    """Yield one row for each implementation and kind of maps."""
+def agreement(drawn: Cases) -> Iterator[list[str]]:
+    """Yield one row for each implementation and kind of maps, those of `map_cases` and the drawn ones."""
     for reference in REFERENCES:
         own = reference.cases()
-        for name, case in {**own, **(phantom_cases() if reference.cases is map_cases else {})}.items():
+        for name, case in {**own, **(drawn if reference.cases is map_cases else {})}.items():
             ours, theirs = reference.pair(case)
             difference = float(np.nanmax(np.abs(ours - theirs)))
             means = [f"{np.nanmean(values):.6g}" for values in (ours, theirs)]
@@ -75,6 +86,10 @@ def installed() -> str:
 
 def main() -> None:
     """Write the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--nih-sample", type=Path, metavar="DIR", help="a part of ChestX-ray8")
+    folder = parser.parse_args().nih_sample
+    drawn = {**phantom_cases(), **(sample_cases(folder) if folder else {})}
     what = ["metric", "definition", "better", "range", "chance", "reference"]
     against = ["metric", "implementation", "maps", "our mean", "their mean", "largest difference", "remark"]
     page = Page(
@@ -93,8 +108,8 @@ def main() -> None:
             Section(
                 "Agreement with other implementations",
                 [
-                    Text(f"Both sides score the same maps, image by image. {installed()}."),
-                    Table(against, list(agreement())),
+                    Text(f"Both sides score the same maps, image by image. {MAPS} {installed()}."),
+                    Table(against, list(agreement(drawn))),
                 ],
             ),
             Section(

@@ -103,6 +103,8 @@ def test_pxap_has_one_result_and_no_threshold() -> None:
 class Answer(Explainer):
     """Knows the region, in validation too."""
 
+    source = "boxes"
+
     def prepare(self, splits: Splits) -> None:
         self.known = {
             image_id: (split, row) for split in (splits.val, splits.test) for row, image_id in enumerate(split.ids)
@@ -114,8 +116,14 @@ class Answer(Explainer):
             split, index = self.known[image_id]
             region = split.regions(index).get(target)
             if region is not None:
-                maps[row] = torch.from_numpy(region.rasterize(prediction.frame)).float()
+                maps[row] = torch.from_numpy(region.rasterize(prediction.frame, source=self.source)).float()
         return maps
+
+
+class AnswerMask(Answer):
+    """Knows the exact lesion, where `Answer` knows its boxes."""
+
+    source = "mask"
 
 
 class NoRegions(Split):
@@ -143,11 +151,13 @@ def phantom_without_validation_regions(**arguments: Any) -> Splits:
 @pytest.fixture(scope="module", autouse=True)
 def _plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     registry.register("explainers", "answer", Answer)
+    registry.register("explainers", "answer-mask", AnswerMask)
     registry.register("datasets", "no-val", phantom_without_validation_regions)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XAIBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
     registry.unregister("explainers", "answer")
+    registry.unregister("explainers", "answer-mask")
     registry.unregister("datasets", "no-val")
 
 
@@ -179,6 +189,27 @@ def test_a_run_shows_tuned_beside_oracle(tmp_path: Path) -> None:
     print_run(run, Console(file=out, width=200))
     assert all(out.getvalue().count(f"({how})") == 3 for how in ("tuned", "oracle"))
     assert "thresholds" not in out.getvalue()
+
+
+def test_against_masks_the_exact_lesion_is_perfect_and_its_boxes_are_not() -> None:
+    table = tiny_benchmark().model_dump()["localization"] | {"regions": "mask"}
+    metrics = [*METRICS, {"name": "map_area"}]
+    run = evaluate("gcm", ["answer-mask", "answer"], tiny_benchmark(metrics=metrics, localization=table))
+    boxed = evaluate("gcm", ["answer"], tiny_benchmark(metrics=metrics))
+    pooled = ["pxap"] + [f"{name}@{how}" for name in ("iou_best", "max_box_acc") for how in ("tuned", "oracle")]
+    pooled += ["max_box_acc_v2@tuned", "max_box_acc_v2@oracle"]
+    for name in ("iou_fixed", *pooled):
+        (exact,) = run.select(explainer="answer-mask", metric=name, class_name="macro")
+        assert exact.value == pytest.approx(1), name
+    for name in ("iou_fixed", "pxap", "iou_best@tuned", "iou_best@oracle"):
+        (box,) = run.select(explainer="answer", metric=name, class_name="macro")
+        assert box.value < 0.95, name  # a box holds more than its lesion
+        (in_boxes,) = boxed.select(explainer="answer", metric=name, class_name="macro")
+        assert in_boxes.value == pytest.approx(1), name
+        assert box.chance < in_boxes.chance
+    area = [score for score in run.scores if score.metric.startswith("map_area")]
+    assert area
+    assert all(score.chance is not None and score.corrected is None for score in area)
 
 
 def test_without_regions_in_validation_only_the_oracle_is_shown_and_a_note_says_so() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,11 +45,20 @@ def phantom_cases(images: int = 24) -> Cases:
 
     Bilinear maps have plateaus at their borders, whose values differ in the last bit.
     """
+    return _drawn_cases("phantom", None, images)
+
+
+def sample_cases(folder: Path, images: int = 24) -> Cases:
+    """Return such maps of real radiographs: of GCM, trained on the sample in `folder`, on its first boxed images."""
+    return {f"{name}, real": case for name, case in _drawn_cases("chestxray8-sample", folder, images).items()}
+
+
+def _drawn_cases(benchmark_name: str, data_root: Path | None, images: int) -> Cases:
     from xaibench.benchmark import load_benchmark
     from xaibench.harness.setup import load_splits, make_classifier, make_explainers, obtain_weights
 
-    benchmark = load_benchmark("phantom")
-    splits, spec = load_splits(benchmark, None), benchmark.classifier("gcm")
+    benchmark = load_benchmark(benchmark_name)
+    splits, spec = load_splits(benchmark, data_root), benchmark.classifier("gcm")
     model = make_classifier("gcm", spec, benchmark)
     obtain_weights("gcm", model, spec, benchmark, splits)
     model.optimized()

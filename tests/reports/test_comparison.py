@@ -25,7 +25,7 @@ SHARED = random_values(5, ["prior_box"])
 
 
 def compared(*runs: Run, **options: Any) -> ComparedRuns:
-    return compare(runs, metrics=KNOWN, **options)
+    return compare(runs, **{"metrics": KNOWN, **options})
 
 
 @pytest.fixture
@@ -54,6 +54,20 @@ def test_a_case_worked_by_hand(tmp_path: Path) -> None:
     assert (pair.difference, pair.p, pair.p_holm, pair.n, pair.patients) == (0.5, 2 / 2**6, 2 / 2**6, 12, 6)
     assert (best.better_than, worst.better_than) == (("gcm:b",), ())
     assert compared(run, alpha=0.03).tables[0].standings[0].better_than == ()
+
+
+def test_a_metric_without_a_best_end_is_not_corrected_for_chance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"a": {"energy": np.full(12, 0.25)}}
+    run = write_run(tmp_path / "A", values, explainers=("a",), baselines=(), spec=protocol(["energy"]), chance=0.5)
+    (table,) = compared(run).tables
+    assert table.standings[0].corrected == -0.5
+    declared = {name: replace(metric, corrected=False) for name, metric in metrics().items()}
+    (table,) = compared(run, metrics=declared).tables
+    assert (table.standings[0].value, table.standings[0].chance) == (0.25, 0.5)
+    assert math.isnan(table.standings[0].corrected)
+    assert math.isnan(table.standings[0].corrected_low)
 
 
 def test_numbers_are_those_of_the_statistics(two: tuple[Run, Run]) -> None:

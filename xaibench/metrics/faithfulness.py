@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,14 @@ from xaibench.metrics._perturb import Baseline
 from xaibench.metrics.base import metric
 from xaibench.metrics.explained import Explained, Output
 
+_ROAD: dict[str, Any] = {
+    "category": "faithfulness",
+    "range": (0.0, 1.0),
+    "reference": "Rong et al. 2022, arXiv:2202.00449",
+    "percentages": [10, 30, 50, 70, 90],
+    "noise": 0.01,
+    "output": "probability",
+}
 TINY = 1e-12  # a probability of zero is one too small for float64
 
 
@@ -79,17 +88,7 @@ def _insertion(explained: Explained, steps: int, kind: Baseline, output: Output,
     return _perturb.area(torch.cat(ends, 1))
 
 
-@metric(
-    "road_morf",
-    category="faithfulness",
-    direction="lower",
-    range=(0.0, 1.0),
-    title="ROAD, most relevant first",
-    reference="Rong et al. 2022, arXiv:2202.00449",
-    percentages=[10, 30, 50, 70, 90],
-    noise=0.01,
-    output="probability",
-)
+@metric("road_morf", direction="lower", title="ROAD, most relevant first", **_ROAD)
 def road_morf(
     explained: Explained,
     *,
@@ -105,17 +104,7 @@ def road_morf(
     return _perturb.defined(explained, _road(explained, percentages, noise, output, 1.0))
 
 
-@metric(
-    "road_lerf",
-    category="faithfulness",
-    direction="higher",
-    range=(0.0, 1.0),
-    title="ROAD, least relevant first",
-    reference="Rong et al. 2022, arXiv:2202.00449",
-    percentages=[10, 30, 50, 70, 90],
-    noise=0.01,
-    output="probability",
-)
+@metric("road_lerf", direction="higher", title="ROAD, least relevant first", **_ROAD)
 def road_lerf(
     explained: Explained,
     *,
@@ -137,11 +126,10 @@ def _road(explained: Explained, percentages: Sequence[float], noise: float, outp
     noises = explained.once(("road noise",), lambda: _noises(explained))
 
     def make(part: Tensor) -> Tensor:
-        made = []
-        for row, count in zip(rows[part].tolist(), (part % len(counts)).tolist(), strict=True):
-            hidden = places[row] < counts[count] if sign > 0 else places[row] >= pixels - counts[count]
-            made.append(_impute.impute(images[row], hidden) + noise * noises[row] * hidden)
-        return torch.stack(made)
+        row, count = rows[part], torch.tensor(counts, device=places.device)[part % len(counts), None, None]
+        hidden = places[row] < count if sign > 0 else places[row] >= pixels - count
+        filled = torch.stack(_impute.impute_all(images[row].unbind(), hidden.unbind()))
+        return filled.addcmul_(noises[row], hidden[:, None].to(filled), value=noise) if noise else filled
 
     return explained.scores_of(make, rows, output).reshape(-1, len(counts)).mean(1)
 

@@ -226,12 +226,14 @@ def _map_area_chance(masks: Tensor, *, thresholds: Sequence[float] = THRESHOLDS)
     chance=_map_area_chance,
     curve="thresholds",
     headline_at=0.5,
+    corrected=False,
     thresholds=THRESHOLDS,
 )
 def map_area(maps: Tensor, masks: Tensor | None = None, *, thresholds: Sequence[float] = THRESHOLDS) -> Tensor:
     """Share of the image where the displayed map exceeds each threshold: (B, T). For classes without a region.
 
-    `masks` is ignored, so an empty one is no reason for NaN. Displayed and chance as for `visible_in_box`.
+    `masks` is ignored, so an empty one is no reason for NaN. Displayed and chance as for `visible_in_box`; not
+    corrected for chance, as a map that covers nothing is no perfect one.
 
     >>> map_area(torch.tensor([[[4.0, 1.0], [-5.0, 3.0]]]), thresholds=[0.2, 0.5]).tolist()
     [[0.75, 0.5]]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,16 @@ from xaibench.metrics.base import metric
 from xaibench.metrics.explained import Explained
 from xaibench.types import Prediction
 
-_ADEBAYO = "Adebayo et al. 2018, arXiv:1810.03292"
+_ADEBAYO: dict[str, Any] = {
+    "category": "randomization",
+    "direction": "lower",
+    "range": (-1.0, 1.0),
+    "reference": "Adebayo et al. 2018, arXiv:1810.03292",
+    "steps": 4,
+    "similarity": "spearman",
+    "absolute": False,
+    "seed": 0,
+}
 _HEDSTROEM = "Hedström et al. 2024, arXiv:2401.06465"
 
 
@@ -48,18 +58,7 @@ def _mean(scores: list[Tensor]) -> Tensor:
     return torch.stack(scores).nanmean(0)
 
 
-@metric(
-    "mprt",
-    category="randomization",
-    direction="lower",
-    range=(-1.0, 1.0),
-    title="Parameter randomisation, cascading",
-    reference=_ADEBAYO,
-    steps=4,
-    similarity="spearman",
-    absolute=False,
-    seed=0,
-)
+@metric("mprt", title="Parameter randomisation, cascading", **_ADEBAYO)
 def mprt(
     explained: Explained, *, steps: int = 4, similarity: str = "spearman", absolute: bool = False, seed: int = 0
 ) -> Tensor:
@@ -75,18 +74,7 @@ def mprt(
     return _mean([alike(explained.maps, maps, similarity, absolute=absolute) for maps in changed])
 
 
-@metric(
-    "mprt_independent",
-    category="randomization",
-    direction="lower",
-    range=(-1.0, 1.0),
-    title="Parameter randomisation, independent",
-    reference=_ADEBAYO,
-    steps=4,
-    similarity="spearman",
-    absolute=False,
-    seed=0,
-)
+@metric("mprt_independent", title="Parameter randomisation, independent", **_ADEBAYO)
 def mprt_independent(
     explained: Explained, *, steps: int = 4, similarity: str = "spearman", absolute: bool = False, seed: int = 0
 ) -> Tensor:

@@ -13,6 +13,7 @@ predict them again for each metric; both give these numbers on the same neighbou
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor
 
@@ -23,7 +24,15 @@ from xaibench.metrics.base import metric
 from xaibench.metrics.explained import Explained
 
 _UNBOUNDED = (0.0, math.inf)
-_AGARWAL = "Agarwal et al. 2022, arXiv:2203.06877"
+_RELATIVE: dict[str, Any] = {
+    "category": "robustness",
+    "direction": "lower",
+    "range": _UNBOUNDED,
+    "reference": "Agarwal et al. 2022, arXiv:2203.06877",
+    "samples": 10,
+    "radius": 0.02,
+    "eps": 1e-6,
+}
 
 
 @metric(
@@ -86,17 +95,7 @@ def local_lipschitz(explained: Explained, *, samples: int = 10, radius: float = 
     return moved.largest((moved.scaled if normalise else moved.maps) / moved.images)
 
 
-@metric(
-    "relative_input_stability",
-    category="robustness",
-    direction="lower",
-    range=_UNBOUNDED,
-    title="Relative input stability",
-    reference=_AGARWAL,
-    samples=10,
-    radius=0.02,
-    eps=1e-6,
-)
+@metric("relative_input_stability", title="Relative input stability", **_RELATIVE)
 def relative_input_stability(
     explained: Explained, *, samples: int = 10, radius: float = 0.02, eps: float = 1e-6
 ) -> Tensor:
@@ -111,17 +110,7 @@ def relative_input_stability(
     return moved.largest(moved.relative / moved.relative_images.clamp(min=eps), moved.same_decision)
 
 
-@metric(
-    "relative_output_stability",
-    category="robustness",
-    direction="lower",
-    range=_UNBOUNDED,
-    title="Relative output stability",
-    reference=_AGARWAL,
-    samples=10,
-    radius=0.02,
-    eps=1e-6,
-)
+@metric("relative_output_stability", title="Relative output stability", **_RELATIVE)
 def relative_output_stability(
     explained: Explained, *, samples: int = 10, radius: float = 0.02, eps: float = 1e-6
 ) -> Tensor:
@@ -133,17 +122,7 @@ def relative_output_stability(
     return moved.largest(moved.relative / moved.logits.clamp(min=eps), moved.same_decision)
 
 
-@metric(
-    "relative_representation_stability",
-    category="robustness",
-    direction="lower",
-    range=_UNBOUNDED,
-    title="Relative representation stability",
-    reference=_AGARWAL,
-    samples=10,
-    radius=0.02,
-    eps=1e-6,
-)
+@metric("relative_representation_stability", title="Relative representation stability", **_RELATIVE)
 def relative_representation_stability(
     explained: Explained, *, samples: int = 10, radius: float = 0.02, eps: float = 1e-6
 ) -> Tensor:

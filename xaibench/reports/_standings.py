@@ -244,10 +244,11 @@ def _judged(score: Score | None, metric: Metric) -> dict[str, Any]:
         empty = dict.fromkeys(("value", "low", "high", "chance"))
         nan = dict.fromkeys(("corrected", "corrected_low", "corrected_high"), math.nan)
         return {**empty, **nan, "interval": "", "n": 0, "patients": 0, "undefined": 0}
-    chance, bounds = _number(score.chance), (float(metric.range[0]), float(metric.range[1]))
+    bounds = (float(metric.range[0]), float(metric.range[1]))
     interval = Interval(_number(score.low), _number(score.high), score.interval)
-    ends = chance_corrected_interval(interval, chance, direction=metric.direction, bounds=bounds)
-    value = chance_corrected(_number(score.value), chance, direction=metric.direction, bounds=bounds)
+    level = _number(score.chance) if metric.corrected else math.nan
+    ends = chance_corrected_interval(interval, level, direction=metric.direction, bounds=bounds)
+    value = chance_corrected(_number(score.value), level, direction=metric.direction, bounds=bounds)
     return {
         **{name: getattr(score, name) for name in ("value", "low", "high", "interval", "chance", "n", "patients")},
         **{"corrected": value, "corrected_low": ends.low, "corrected_high": ends.high, "undefined": score.nan},

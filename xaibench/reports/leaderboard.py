@@ -133,9 +133,8 @@ def _cell(score: Score | None, metric: Metric) -> str:
         return "-"
     low, high = (math.nan if end is None else end for end in (score.low, score.high))
     shown = f"{_number(score.value, metric)} [{_number(low, metric)}, {_number(high, metric)}]"
-    corrected = chance_corrected(
-        score.value, math.nan if score.chance is None else score.chance, direction=metric.direction, bounds=metric.range
-    )
+    level = math.nan if score.chance is None or not metric.corrected else score.chance
+    corrected = chance_corrected(score.value, level, direction=metric.direction, bounds=metric.range)
     return f"{shown} ({fixed(corrected, 2)})" if math.isfinite(corrected) else shown
 
 

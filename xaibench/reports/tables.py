@@ -128,9 +128,10 @@ def stands_out(run: Run, score: Score, metric: Metric) -> bool:
     """Return whether a score is better than what looks at nothing gets.
 
     True if the interval's near end (the low one, where higher is better) lies beyond the chance level and beyond the
-    values of those of the baselines "random" and "center" that the run has. False if any of these numbers is undefined.
+    values of those of the baselines "random" and "center" that the run has. False if any of these numbers is undefined,
+    and of a metric neither end of whose range is best.
     """
-    if score.explainer not in run.explainers:
+    if score.explainer not in run.explainers or not metric.corrected:
         return False
     sign = 1.0 if metric.direction == "higher" else -1.0
     near = score.low if metric.direction == "higher" else score.high
