@@ -227,6 +227,7 @@ def _write_scores(path: Path, tables: Iterable[pd.DataFrame]) -> None:
     assert tuple(schema.names) == COLUMNS
     with pq.ParquetWriter(path, schema) as writer:
         for table in tables:
+            table = table.reindex(columns=schema.names)  # one without rows may come without columns
             columns = [pa.array(table["image"].astype(str), pa.string())]
             for name in named:
                 column = table[name].astype("category").cat
