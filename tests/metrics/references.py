@@ -236,6 +236,7 @@ REFERENCES: list[Reference] = [
 WITHOUT_REFERENCE = {
     "attribution_localisation_weighted": "Quantus 0.6.0's divides by the wrong axis: worked case in test_ranking",
     "map_area": "visible_in_box with the whole image as mask",
+    "lung_coverage": "visible_in_box with the lung fields as mask",
     "t_iou": "the paper released no code: worked cases, and boxes against scikit-image and torchvision, in test_boxes",
     "t_iobb": "as t_iou",
     "t_iou_false_positives": "as t_iou",

@@ -16,12 +16,13 @@ from torch import Tensor
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split
 from xaibench.datasets.loader import Decoder
+from xaibench.errors import NotApplicableError
 from xaibench.explainers.base import Explainer
 from xaibench.harness.forward import Forward
 from xaibench.harness.kept import Kept, Pairs, masks_hash
 from xaibench.harness.records import MapMetric, Part, side_by_side
 from xaibench.harness.scoring import ExplainerFailedError, Maps, Scores
-from xaibench.types import Batch, BoolArray, Frame, Prediction, Sample
+from xaibench.types import Batch, BoolArray, Frame, Prediction, Region, Sample
 
 Running = Callable[[str, int, int, float], None]
 """Called with the name of a metric that asks the network, maps scored so far, maps in all, and its seconds so far."""
@@ -149,6 +150,22 @@ class BatchWork:
     def masks(self) -> Tensor:
         return torch.from_numpy(self._regions[1]).to(self.work.classifier.device)
 
+    def masks_of(self, metric: MapMetric) -> Tensor:
+        """Return what a metric scores the maps against, (p, H, W): the regions, or masks that the dataset gives.
+
+        Raises:
+            NotApplicableError: an image comes without that mask.
+        """
+        if (name := metric.metric.mask) is None:
+            return self.masks
+        made = []
+        for row, _ in self.pairs:
+            mask = self._images.samples[row - self.rows.start].meta.get(name)
+            if mask is None:
+                raise NotApplicableError(f"image {self.work.split.ids[row]} comes without a mask of its {name}")
+            made.append(Region(np.empty((0, 4)), Frame(*mask.shape), mask).rasterize(self.work.frame, source="mask"))
+        return torch.from_numpy(np.stack(made)).to(self.work.classifier.device)
+
     @cached_property
     def where(self) -> dict[str, Any]:
         """What decides a score beside the map."""
@@ -186,7 +203,7 @@ class BatchWork:
             key = self.at.metric_key(metric.metric.name) if self.at else None
             if key is None or (block := known.get(key)) is None:
                 try:
-                    block = metric.chance(self.masks)
+                    block = metric.chance(self.masks_of(metric))
                 except Exception:  # its scores fail for the same reason, and say it
                     block, key = metric.undefined(len(self.pairs)), None
                 if key is not None:

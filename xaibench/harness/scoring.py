@@ -153,7 +153,7 @@ class Scores:
             batch.work.running(name, done, batch.work.maps_in_all, spent)
         began = time.perf_counter()
         try:
-            scores = metric.scores(maps, batch.masks, self._explained if metric.asks_network else None)
+            scores = metric.scores(maps, batch.masks_of(metric), self._explained if metric.asks_network else None)
         except Exception as error:  # one metric's fault must not cost the others' work
             if len(batch.rows) > 1 and out_of_memory(error):
                 raise

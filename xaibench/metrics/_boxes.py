@@ -43,7 +43,7 @@ def component_boxes(segments: npt.NDArray[np.bool_]) -> Boxes:
     linked[1] = True  # no link between images
     labels, count = ndimage.label(segments, linked)
     flat = labels.ravel()
-    if count <= _FEW * len(segments):
+    if 0 < count <= _FEW * len(segments):
         pixels = np.bincount(flat, minlength=count + 1)[1:].astype(np.int64)
         found = np.array([[(part.start, part.stop) for part in box] for box in ndimage.find_objects(labels)])
         found = found.reshape(-1, 3, 2)

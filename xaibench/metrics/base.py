@@ -71,6 +71,8 @@ class Metric:
     """For a metric of a whole dataset: `compute` and `chance` return the statistics (B, C) that it is made of."""
     corrected: bool = True
     """Shown also on the scale where chance is 0 and the best value 1; not where neither end of the range is best."""
+    mask: str | None = None
+    """What it is scored against in place of the region: a mask that the dataset gives in `Sample.meta` by this name."""
 
     @property
     def formula(self) -> str:
@@ -103,6 +105,7 @@ def metric(
     headline_at: float | None = None,
     pool: Pool | None = None,
     corrected: bool = True,
+    mask: str | None = None,
     **parameters: Any,
 ) -> Callable[[Callable[..., Any]], Metric]:
     """Declare the decorated function as a metric; keyword arguments left over are its default parameters."""
@@ -123,6 +126,7 @@ def metric(
             headline_at=headline_at,
             pool=pool,
             corrected=corrected,
+            mask=mask,
         )
         object.__setattr__(made, "__doc__", compute.__doc__)
         return made

@@ -240,3 +240,31 @@ def map_area(maps: Tensor, masks: Tensor | None = None, *, thresholds: Sequence[
     """
     _ops.check_maps(maps, None)
     return _ops.nan_where(_ops.undefined(maps), _ops.visible_share(maps, None, thresholds))
+
+
+@metric(
+    "lung_coverage",
+    category="localization",
+    direction="higher",
+    range=(0.0, 1.0),
+    title="Share of the lungs covered",
+    reference="Fukai, Arai and Nagao (GCM on ChestX-ray8), fig. 9 ('the whole lung'), made exact",
+    chance=_visible_chance,
+    curve="thresholds",
+    headline_at=0.5,
+    corrected=False,
+    mask="lungs",
+    thresholds=THRESHOLDS,
+)
+def lung_coverage(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] = THRESHOLDS) -> Tensor:
+    """Share of the lungs where the displayed map exceeds each threshold: (B, T), `masks` being the lung fields.
+
+    As `visible_in_box`, of the mask that the dataset gives as ``meta["lungs"]`` (the phantom does). Not corrected for
+    chance: a map of a lesion does well to leave most of the lungs out.
+
+    >>> lungs = torch.tensor([[[True, True], [False, False]]])
+    >>> lung_coverage(torch.tensor([[[4.0, 1.0], [-5.0, 3.0]]]), lungs, thresholds=[0.2, 0.5]).tolist()
+    [[1.0, 0.5]]
+    """
+    _ops.check_maps(maps, masks)
+    return _ops.nan_where(_ops.undefined(maps, masks), _ops.visible_share(maps, masks, thresholds))
