@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -132,8 +133,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from None
 
 
-def read_parquet(path: Path) -> pd.DataFrame:
-    """Return a Parquet table.
+def read_parquet(source: Path | BytesIO) -> pd.DataFrame:
+    """Return a Parquet table, of a file or its content.
 
     Raises:
         OSError: it can't be read.
@@ -143,8 +144,8 @@ def read_parquet(path: Path) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     try:
-        rows = pq.read_metadata(path).num_rows
-        found = pd.read_parquet(path) if rows <= ROWS else None
+        rows = pq.read_metadata(source).num_rows
+        found = pd.read_parquet(source) if rows <= ROWS else None
     except OSError:
         raise
     except Exception as error:  # damaged bytes raise anything

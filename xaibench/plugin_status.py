@@ -14,7 +14,6 @@ import inspect
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +22,7 @@ from typing import Any
 
 from xaibench.errors import PluginError
 from xaibench.limits import read_json, read_toml
-from xaibench.paths import cache_dir
+from xaibench.paths import cache_dir, write_atomically
 from xaibench.registry import Entry, Kind, claims, collision, one_line
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -194,7 +193,7 @@ class _Cache:
                 if os.stat(path).st_mtime_ns != mtime:
                     return None
             return str(record["description"])
-        except (OSError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
     def remember(self, status: Status, loaded: Any) -> None:
@@ -216,7 +215,4 @@ class _Cache:
             return
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".plugins-")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(self.known, file)
-            os.replace(temporary, self.path)
+            write_atomically(self.path, lambda part: part.write_text(json.dumps(self.known), encoding="utf-8"))

@@ -193,7 +193,7 @@ def _started(tiny: Path, folder: Path) -> tuple[subprocess.Popen[str], Callable[
     ]
     environment = {**os.environ, "XAIBENCH_CACHE": str(folder), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-    return process, lambda: bool(list(folder.glob("training/*/last.ckpt")))
+    return process, lambda: bool(list(folder.glob("training/*/epoch-*.ckpt")))
 
 
 @pytest.mark.slow

@@ -228,10 +228,10 @@ def test_damaged_entries_are_made_again_and_reported(tmp_path: Path) -> None:
 def test_a_store_that_takes_nothing_costs_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = run(tmp_path, out=tmp_path / "alone", store=None)
 
-    def full(_: int) -> None:
+    def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("xaibench.harness.store.os.fsync", full)
+    monkeypatch.setattr(Store, "_put", full)
     found = run(tmp_path, out=tmp_path / "full")
     same(alone, found)
     assert any("the store took no more" in note and "xaibench store prune" in note for note in found.notes)

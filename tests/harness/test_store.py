@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as arrays
 
 from xaibench.errors import XaibenchError
 from xaibench.harness.store import MAGIC, Store, default_store, key_of
+from xaibench.paths import hold
 
 KEY = key_of("maps", {"a": 1})
 ANY_ARRAY = arrays.arrays(
@@ -140,7 +141,22 @@ def test_a_full_disk_stops_the_store_and_leaves_no_part(store: Store, monkeypatc
     assert store.read(KEY) is not None
 
 
-def test_what_a_killed_writer_left_is_swept_up_after_a_day(store: Store) -> None:
+def test_what_a_killed_writer_left_is_swept_up_and_what_is_being_written_is_not(store: Store) -> None:
+    store.write(KEY, {"a": np.zeros(3)})
+    left, living = (store.directory / "parts" / name for name in ("left", "living"))
+    left.write_bytes(b"x")
+    with open(living, "xb") as file:
+        assert hold(file)
+        Store(store.directory)
+        Store(store.directory).prune(0)
+        assert not left.exists()
+        assert living.exists()
+    Store(store.directory)
+    assert not living.exists()
+
+
+def test_without_locks_a_part_is_swept_up_after_a_day(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xaibench.paths.fcntl", None)
     store.write(KEY, {"a": np.zeros(3)})
     old, new = (store.directory / "parts" / name for name in ("old", "new"))
     old.write_bytes(b"x")
@@ -149,6 +165,21 @@ def test_what_a_killed_writer_left_is_swept_up_after_a_day(store: Store) -> None
     Store(store.directory)
     assert not old.exists()
     assert new.exists()
+
+
+def test_a_part_that_was_swept_up_is_written_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, times = Path.replace, [0]
+
+    def stolen(self: Path, target: Path) -> Path:
+        times[0] += 1
+        if times[0] == 1:
+            self.unlink()
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", stolen)
+    assert store.write(KEY, {"a": np.zeros(3)})
+    assert times == [2]
+    assert store.read(KEY) is not None
 
 
 def test_a_file_in_its_place_is_named(tmp_path: Path) -> None:

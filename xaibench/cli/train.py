@@ -45,6 +45,7 @@ def command(
     from xaibench.cli.progress import progress_bars
     from xaibench.errors import UsageError
     from xaibench.harness.setup import choose_device, duration, load_splits, make_classifier, obtain_weights, spec_of
+    from xaibench.paths import make_folder, write_atomically
 
     if out is not None and out.suffix != ".safetensors":
         raise UsageError(f"--out {out}: a checkpoint's name ends in .safetensors")
@@ -61,9 +62,11 @@ def command(
             classifier, model, spec, protocol, splits, retrain=retrain, devices=devices, progress=progress
         )
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(checkpoint.path, out)
-        shutil.copyfile(checkpoint.json_path, out.with_suffix(".json"))
+        beside = out.with_suffix(".json")
+        make_folder(out.parent)
+        beside.unlink(missing_ok=True)  # no JSON may stand beside weights that it does not describe
+        write_atomically(out, lambda part: shutil.copyfile(checkpoint.path, part))
+        write_atomically(beside, lambda part: shutil.copyfile(checkpoint.json_path, part))
     kept = out or checkpoint.path
     aucs = [auc for record in checkpoint.history if (auc := record["auc"]) is not None]
     if as_json:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -105,14 +106,22 @@ def _mean_boxes(split: Split) -> dict[int, Box]:
     """Return class index to its mean box, in shares of width and height, from the cache where it is known."""
     path = cache_dir() / "mean-boxes" / f"{split.fingerprint}.json"
     try:
-        return {int(target): tuple(box) for target, box in read_json(path).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        kept = read_json(path)
+        if kept["sha256"] == _checksum(kept["boxes"]):
+            return {int(target): tuple(box) for target, box in kept["boxes"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         pass  # not there yet, or damaged: looked up again
     means: dict[int, Box] = {target: tuple(boxes.mean(axis=0).tolist()) for target, boxes in _boxes(split).items()}
+    made = {str(target): list(box) for target, box in means.items()}
+    text = json.dumps({"boxes": made, "sha256": _checksum(made)})
     with contextlib.suppress(OSError):  # a cache that can't be written costs time, not the run
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda part: part.write_text(json.dumps(means)))
+        write_atomically(path, lambda part: part.write_text(text))
     return means
+
+
+def _checksum(boxes: Any) -> str:
+    return hashlib.sha256(json.dumps(boxes, sort_keys=True).encode()).hexdigest()
 
 
 def _boxes(split: Split) -> dict[int, npt.NDArray[np.float64]]:

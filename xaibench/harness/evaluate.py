@@ -165,9 +165,9 @@ def evaluate(
         directory=out / f"{name}-{identity[:8]}" if out else None,
     )
     if run.directory is not None:
-        save_run(run, image_tables(splits.test, records), prediction_table(splits.test, records))
         if sheets:
             sheets.write(run)
+        save_run(run, image_tables(splits.test, records), prediction_table(splits.test, records))  # last: it is whole
     return run
 
 

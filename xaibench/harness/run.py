@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -11,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from xaibench.benchmark import Benchmark
+from xaibench.benchmark import Benchmark, digest
 from xaibench.errors import XaibenchError, first_line
 from xaibench.limits import read_json, read_parquet
-from xaibench.paths import write_atomically
+from xaibench.paths import make_folder, remove_parts, write_together
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +25,7 @@ COLUMNS = ("image", "patient", "class", "explainer", "metric", "value", "chance"
 """Of the per-image scores."""
 MACRO = "macro"
 """The class name of a score averaged over the classes."""
+_REMEDY = "run the same xaibench run again, which makes it anew"
 
 
 @dataclass(frozen=True)
@@ -156,10 +159,15 @@ class Run:
     def _table(self, name: str) -> pd.DataFrame:
         if self.directory is None:
             raise XaibenchError("this run was not saved: give evaluate(..., out=DIR)")
+        path = self.directory / name
+        known = _read(self.directory).get("files", {}).get(name)  # earlier versions wrote no checksums
         try:
-            return read_parquet(self.directory / name)
+            content = path.read_bytes()
+            if known is None or hashlib.sha256(content).hexdigest() == known:
+                return read_parquet(io.BytesIO(content))
         except (OSError, ValueError) as error:
-            raise XaibenchError(f"can't read {self.directory / name}: {first_line(error)}") from error
+            raise XaibenchError(f"can't read {path}: {first_line(error)}: {_REMEDY}") from error
+        raise XaibenchError(f"{path} is damaged, its checksum is another than in run.json: {_REMEDY}")
 
     @classmethod
     def load(cls, directory: Path) -> Run:
@@ -168,9 +176,8 @@ class Run:
         Raises:
             XaibenchError: no ``run.json`` there, or it is damaged.
         """
-        path = directory / "run.json"
+        table = _read(directory)
         try:
-            table = read_json(path)
             record = dict(table["run"])
             for known in ("directory", "benchmark_hash"):
                 record.pop(known)
@@ -184,14 +191,14 @@ class Run:
                 record=record,
                 directory=directory,
             )
-        except FileNotFoundError as error:
-            raise XaibenchError(f"{directory} is no run: it has no run.json") from error
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             key = ".".join(map(str, fault["loc"]))
-            raise XaibenchError(f"{path} is damaged: {key}: {first_line(ValueError(fault['msg']))}") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise XaibenchError(f"{path} is damaged: {type(error).__name__} {first_line(error)}") from error
+            reason = f"{key}: {first_line(ValueError(fault['msg']))}"
+            raise XaibenchError(f"{directory / 'run.json'} is damaged ({reason}): {_REMEDY}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"{type(error).__name__} {first_line(error)}"
+            raise XaibenchError(f"{directory / 'run.json'} is damaged ({reason}): {_REMEDY}") from error
 
 
 def _text(value: Any) -> str:
@@ -200,8 +207,28 @@ def _text(value: Any) -> str:
     return value
 
 
+def _read(directory: Path) -> dict[str, Any]:
+    """Read ``run.json`` and check it against its own checksum, where it has one: earlier versions wrote none.
+
+    Raises:
+        XaibenchError: it is missing or damaged.
+    """
+    path = directory / "run.json"
+    try:
+        table = dict(read_json(path))
+        checksum = table.pop("checksum", None)
+        whole = checksum is None or checksum == digest(table)
+    except FileNotFoundError as error:
+        raise XaibenchError(f"{directory} is no run: it has no run.json") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise XaibenchError(f"{path} is damaged ({type(error).__name__} {first_line(error)}): {_REMEDY}") from error
+    if not whole:
+        raise XaibenchError(f"{path} is damaged, its checksum is wrong: {_REMEDY}")
+    return table
+
+
 def save_run(run: Run, images: Iterable[pd.DataFrame], predictions: pd.DataFrame) -> None:
-    """Write a run into its directory: the tables, then ``run.json``, each whole or not at all.
+    """Write a run into its directory: the tables and ``run.json``, with their checksums, all whole or none at all.
 
     Args:
         run: with a directory.
@@ -209,12 +236,32 @@ def save_run(run: Run, images: Iterable[pd.DataFrame], predictions: pd.DataFrame
             other, so that memory need not hold them all.
         predictions: see `Run.predictions`.
     """
-    assert run.directory is not None
-    run.directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(run.directory / "scores.parquet", lambda part: _write_scores(part, images))
-    write_atomically(run.directory / "predictions.parquet", lambda part: predictions.to_parquet(part, index=False))
-    text = json.dumps(run.to_json(), indent=1, ensure_ascii=False) + "\n"
-    write_atomically(run.directory / "run.json", lambda part: part.write_text(text, encoding="utf-8"))
+    folder = run.directory
+    assert folder is not None
+    make_folder(folder)
+    remove_parts(folder)
+    files: dict[str, str] = {}
+
+    def summed(name: str, write: Callable[[Path], Any]) -> Callable[[Path], None]:
+        def call(part: Path) -> None:
+            write(part)
+            with open(part, "rb") as file:
+                files[name] = hashlib.file_digest(file, "sha256").hexdigest()
+
+        return call
+
+    def write_json(part: Path) -> None:
+        table = json.loads(json.dumps({**run.to_json(), "files": files}))
+        text = json.dumps({**table, "checksum": digest(table)}, indent=1, ensure_ascii=False) + "\n"
+        part.write_text(text, encoding="utf-8")
+
+    tables: dict[str, Callable[[Path], Any]] = {
+        "scores.parquet": lambda part: _write_scores(part, images),
+        "predictions.parquet": lambda part: predictions.to_parquet(part, index=False),
+    }
+    write_together(
+        {**{folder / name: summed(name, write) for name, write in tables.items()}, folder / "run.json": write_json}
+    )
 
 
 def _write_scores(path: Path, tables: Iterable[pd.DataFrame]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +21,11 @@ from xaibench.explainers.base import Explainer
 from xaibench.harness.records import MapMetric
 from xaibench.memory import keep_freed_memory
 from xaibench.metrics.base import Metric
+from xaibench.paths import alone, cache_dir, hold
 from xaibench.plugins import accepts, build, check_options
 from xaibench.progress import Progress
 from xaibench.registry import BrokenPluginError
+from xaibench.training.arrays import remove_arrays
 from xaibench.training.checkpoint import (
     Checkpoint,
     Making,
@@ -173,19 +176,29 @@ def obtain_weights(
         load_weights(classifier, checkpoint)
         return checkpoint
     found = None if retrain else find_checkpoint(benchmark.name, making)
+    scratch = cache_dir() / "training" / making.hash[:16]
+    lock = cache_dir() / "locks" / f"{making.hash[:16]}.lock"  # two would write into one folder of features
     if found is not None:
+        if scratch.is_dir():  # its training was killed while it tidied up
+            with contextlib.suppress(OSError), open(lock, "ab") as file:
+                if hold(file):
+                    remove_arrays(scratch)
         load_weights(classifier, found)
         return found
     path = checkpoint_path(benchmark.name, making)
-    classifier.optimized()
-    seconds = expected_seconds(classifier, spec.recipe, splits)
-    progress.say(
-        f"training {name}: {spec.recipe.epochs} epochs of {len(splits.train):,} images, about {duration(seconds)} on "
-        f"{classifier.device.type}; kept in {path}"
-    )
-    from xaibench.training.train import train  # Lightning takes seconds to import
+    with alone(lock, lambda: progress.say(f"another process trains {name} by this recipe: waiting for it")):
+        if not retrain and (found := find_checkpoint(benchmark.name, making)) is not None:  # the other one made it
+            load_weights(classifier, found)
+            return found
+        classifier.optimized()
+        seconds = expected_seconds(classifier, spec.recipe, splits)
+        progress.say(
+            f"training {name}: {spec.recipe.epochs} epochs of {len(splits.train):,} images, about {duration(seconds)} "
+            f"on {classifier.device.type}; kept in {path}"
+        )
+        from xaibench.training.train import train  # Lightning takes seconds to import
 
-    return train(classifier, splits, spec.recipe, making, path, progress, devices=devices)
+        return train(classifier, splits, spec.recipe, making, path, progress, devices=devices)
 
 
 def expected_seconds(classifier: Classifier, recipe: Recipe, splits: Splits) -> float:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from xaibench.benchmark import Benchmark
 from xaibench.harness.run import Run
+from xaibench.paths import make_folder
 from xaibench.types import Sample
 
 
@@ -35,10 +36,11 @@ class ContactSheets:
         self.collectors[explainer].offer(target, tile)
 
     def write(self, run: Run) -> None:
-        """Draw the sheets into the run's directory."""
+        """Draw the sheets into the run's directory, making it where it is missing."""
         from xaibench.reports.figures import contact_sheet
 
         assert run.directory is not None
+        make_folder(run.directory)
         for name, collector in self.collectors.items():
             if tiles := collector.tiles():
                 path = run.directory / f"contact-sheet-{name.replace(':', '-').replace('/', '-')}.png"

@@ -9,6 +9,7 @@ made again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -24,12 +25,11 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from xaibench.errors import XaibenchError
-from xaibench.paths import cache_dir
+from xaibench.paths import STALE, cache_dir, hold
 
 MAGIC = b"xaibench store 1\n"
 _CHECKSUM = 32
 _HEAD = len(MAGIC) + _CHECKSUM
-_STALE = 24 * 3600.0  # seconds after which a part that nobody finished is taken away
 _LARGEST_ABOUT = 2**20
 
 Array = npt.NDArray[Any]
@@ -91,7 +91,7 @@ class Store:
         self.directory = Path(self.directory).expanduser()
         if self.directory.exists() and not self.directory.is_dir():
             raise XaibenchError(f"the store {self.directory} is no folder: give another with --store DIR")
-        self._sweep(_STALE)
+        self._sweep(STALE)
 
     def read(self, key: str) -> Found | None:
         """Return an entry, or None where there is none; a damaged one is taken away, and named in `damaged`."""
@@ -106,7 +106,8 @@ class Store:
         if found is None:
             self.damaged.append(key)
             self.misses += 1
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of another user: it will be noticed again
+                path.unlink(missing_ok=True)
             return None
         self.hits += 1
         _touch(path)
@@ -128,25 +129,36 @@ class Store:
             return False
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         payload = safetensors.numpy.save(whole, metadata={"about": json.dumps(dict(about or {}))})
+        try:
+            try:
+                self._put(key, payload)
+            except FileNotFoundError:  # another process took the part, or the whole folder, away
+                self._put(key, payload)
+        except OSError as error:
+            reason = "no space left" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror or error)
+            self.stopped = f"{self.directory}: {reason}"
+            return False
+        self.written += 1
+        return True
+
+    def _put(self, key: str, payload: bytes) -> None:
         path = self._path(key)
         part = self._parts / f"{key}.{os.getpid()}.{time.monotonic_ns()}"
+        self._parts.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._parts.mkdir(parents=True, exist_ok=True)
-            path.parent.mkdir(parents=True, exist_ok=True)
             with open(part, "xb") as file:
+                hold(file)  # says that its writer lives
                 file.write(MAGIC)
                 file.write(hashlib.sha256(payload).digest())
                 file.write(payload)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            reason = "no space left" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror or error)
-            self.stopped = f"{self.directory}: {reason}"
-            return False
-        self.written += 1
-        return True
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
 
     def entries(self) -> Iterator[Entry]:
         """Yield every entry, in the order of the keys."""
@@ -188,7 +200,7 @@ class Store:
 
     def prune(self, limit: int) -> tuple[int, int]:
         """Take away the entries not used for longest until `limit` bytes are left; return (entries, bytes) gone."""
-        self._sweep(0.0 if limit == 0 else _STALE)
+        self._sweep(0.0 if limit == 0 else STALE)
         entries = sorted(self.entries(), key=lambda entry: entry.used)
         size, gone, freed = sum(entry.size for entry in entries), 0, 0
         for entry in entries:
@@ -210,13 +222,13 @@ class Store:
         return self._objects / key[:2] / key
 
     def _sweep(self, age: float) -> None:
-        """Take away what writers that were killed have left."""
-        try:
+        """Take away what writers that were killed have left: parts that nobody holds, else those as old as `age`."""
+        with contextlib.suppress(OSError):
             for part in self._parts.iterdir():
-                if time.time() - part.stat().st_mtime >= age:
-                    part.unlink(missing_ok=True)
-        except OSError:
-            return
+                with contextlib.suppress(OSError), open(part, "rb") as file:
+                    held = hold(file)
+                    if held or (held is None and time.time() - part.stat().st_mtime >= age):
+                        part.unlink(missing_ok=True)
 
 
 def _parse(content: bytes) -> Found | None:

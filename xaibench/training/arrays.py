@@ -1,11 +1,15 @@
 """What training reads again every epoch, computed once: decoded images and a frozen body's features, on disk.
 
 The arrays live in a folder named by everything that decides them. They are mapped, not loaded, so memory stays bounded;
-each appears under its name only when it is whole, so an interrupted training finds it or makes it anew.
+each appears under its name only when it is whole, with its sha256 beside it, so an interrupted training finds it
+unchanged or makes it anew.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +23,7 @@ from torch import Tensor
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split
 from xaibench.datasets.loader import batches
+from xaibench.paths import flush, write_atomically
 from xaibench.training.views import vary
 
 Advance = Callable[[int], None]
@@ -89,7 +94,7 @@ def compute_arrays(
         return Arrays(np.empty((1, 0, 1, classifier.input_size, classifier.input_size), np.uint8), None, split.labels)
     folder.mkdir(parents=True, exist_ok=True)
     with_features = classifier.body_is_frozen
-    if not (folder / "images.npy").is_file() or (with_features and not (folder / "features.npy").is_file()):
+    if not all(_whole(folder / f"{name}.npy") for name in ("images", "features")[: 1 + with_features]):
         views = [view for view in range(2 * (1 + copies)) if flip or view % 2 == 0]
         _fill(classifier, split, folder, views, batch_size, advance or (lambda _: None))
     images = np.load(folder / "images.npy", mmap_mode="r")
@@ -130,7 +135,26 @@ def _fill(
     for name, array in (("images", images), ("features", features)):
         if array is not None:
             array.flush()
-            (folder / f"{name}.part.npy").replace(folder / f"{name}.npy")
+            part, path = folder / f"{name}.part.npy", folder / f"{name}.npy"
+            flush(part)
+            part.replace(path)
+            write_atomically(_beside(path), lambda part, path=path: part.write_text(_sum(path)))  # type: ignore[misc]
+
+
+def _whole(path: Path) -> bool:
+    try:
+        return _beside(path).read_text() == _sum(path)
+    except (OSError, ValueError):
+        return False
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _sum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _view(images: Tensor, mirrored: bool, device: torch.device) -> Tensor:
@@ -139,7 +163,19 @@ def _view(images: Tensor, mirrored: bool, device: torch.device) -> Tensor:
 
 
 def _new(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    # A mapped file takes its room on the disk as it is written to, and a full disk then kills the process without a
+    # word (SIGBUS). So it takes it now, where that is an error that can be told.
+    with open(path, "r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that can't
+                    error.filename = str(path)
+                    raise
+    return array
 
 
 def _widen(images: Any, folder: Path) -> Any:

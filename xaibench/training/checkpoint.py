@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from xaibench.benchmark import Benchmark, ClassifierSpec, Recipe, digest
@@ -18,7 +18,7 @@ from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Splits
 from xaibench.errors import WeightsError, first_line
 from xaibench.limits import read_json
-from xaibench.paths import cache_dir
+from xaibench.paths import cache_dir, make_folder, remove_parts, write_atomically
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class Checkpoint:
     encoder_sha256: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    weights_sha256: str = ""
+    """Of the weights' file; empty where an earlier version wrote it."""
 
     @property
     def json_path(self) -> Path:
@@ -81,18 +83,22 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, state: Mapping[str, Tensor]) -> None:
-    """Write weights and JSON; neither appears under its name before it is whole, the JSON last."""
-    checkpoint.path.parent.mkdir(parents=True, exist_ok=True)
-    part = checkpoint.path.with_name(f".{checkpoint.path.name}.{os.getpid()}.part")
-    try:
-        # save_file would leave a file that only its owner can read.
-        part.write_bytes(save({name: tensor.contiguous() for name, tensor in state.items()}))
-        part.replace(checkpoint.path)
-        table = {key: value for key, value in asdict(checkpoint).items() if key != "path"}
-        part.write_text(json.dumps({"hash": checkpoint.making.hash, **table}, indent=1) + "\n", encoding="utf-8")
-        part.replace(checkpoint.json_path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write weights and JSON, each whole and on the disk before it has its name, the JSON last.
+
+    The JSON holds a checksum of the weights and one of itself: a bit that a disk loses is noticed, not explained.
+    """
+    make_folder(checkpoint.path.parent)
+    remove_parts(checkpoint.path.parent)
+    # save_file would leave a file that only its owner can read.
+    weights = save({name: tensor.contiguous() for name, tensor in state.items()})
+    known = {key: value for key, value in asdict(checkpoint).items() if key != "path"}
+    known |= {"hash": checkpoint.making.hash, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    table = json.loads(json.dumps(known))
+    text = json.dumps({**table, "checksum": digest(table)}, indent=1) + "\n"
+    # Should this be killed between the two, no JSON must stand beside weights that it does not describe.
+    checkpoint.json_path.unlink(missing_ok=True)
+    write_atomically(checkpoint.path, lambda part: part.write_bytes(weights))
+    write_atomically(checkpoint.json_path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -106,6 +112,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     beside = path.with_suffix(".json")
     try:
         table = read_json(beside)
+        checksum = table.pop("checksum", None)
+        if checksum is not None and checksum != digest(table):  # earlier versions wrote none
+            raise ValueError("its checksum is wrong")
         table.pop("hash")
         making = table.pop("making")
         making["classes"] = tuple(making["classes"])
@@ -114,7 +123,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except FileNotFoundError as error:
         raise WeightsError(f"{beside} is missing: a checkpoint needs the JSON that was written with it") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{beside} is damaged ({first_line(error)}): train again, with xaibench train") from error
+        raise WeightsError(
+            f"{beside} is damaged ({first_line(error)}): delete it, and the same command trains again"
+        ) from error
 
 
 def load_weights(classifier: Classifier, checkpoint: Checkpoint) -> None:
@@ -129,10 +140,16 @@ def load_weights(classifier: Classifier, checkpoint: Checkpoint) -> None:
             f"{classifier.weights.sha256[:12]} from {classifier.weights.source}): train again, with xaibench train"
         )
     try:
-        classifier.load_trained_state(load_file(checkpoint.path))
+        content = checkpoint.path.read_bytes()
+        if checkpoint.weights_sha256 not in ("", hashlib.sha256(content).hexdigest()):
+            raise WeightsError(
+                f"{checkpoint.path} is damaged, its checksum is another than in {checkpoint.json_path.name}: delete "
+                "it, and the same command trains again"
+            )
+        classifier.load_trained_state(load(content))
     except (SafetensorError, RuntimeError, OSError, ValueError, LookupError, TypeError) as error:
         raise WeightsError(
-            f"{checkpoint.path} can't be loaded ({first_line(error)}): delete it, then xaibench train"
+            f"{checkpoint.path} can't be loaded ({first_line(error)}): delete it, and the same command trains again"
         ) from error
 
 

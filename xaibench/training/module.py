@@ -109,6 +109,10 @@ class Training(L.LightningModule):
         # Lightning keeps the mode it finds, and a classifier ready for inference is in eval mode: batch norm would
         # neither normalise by the batch nor learn its statistics.
         self.classifier.train()
+        # What an epoch draws (dropout) depends on seed and epoch alone, as its order does: a resume draws the same.
+        if self.current_epoch:
+            known = np.random.SeedSequence((self.recipe.seed, self.current_epoch)).generate_state(1)
+            L.seed_everything(int(known[0]), verbose=False)
 
     def train_dataloader(self) -> DataLoader[Any]:
         rank, devices = self.trainer.global_rank, self.trainer.world_size
@@ -125,7 +129,12 @@ class Training(L.LightningModule):
         def collate(rows: list[Row]) -> tuple[Tensor, Tensor | None, Tensor]:
             return arrays.batch([row for row, _ in rows], [view for _, view in rows])
 
-        return DataLoader(_Rows(), batch_size=size, sampler=sampler, collate_fn=collate, drop_last=drop_last)
+        # A generator of its own: each pass over a loader draws from it, and a resumed training begins a pass at another
+        # moment than an undisturbed one, whose next draws (dropout) would then be others.
+        own = torch.Generator()
+        return DataLoader(
+            _Rows(), batch_size=size, sampler=sampler, collate_fn=collate, drop_last=drop_last, generator=own
+        )
 
     def outputs(self, images: Tensor, features: Tensor | None) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return logits (B, K) and the classifier's own maps, from features where the body is frozen."""

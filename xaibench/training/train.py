@@ -30,6 +30,7 @@ from xaibench.progress import Progress
 from xaibench.training.arrays import Arrays, compute_arrays, remove_arrays
 from xaibench.training.checkpoint import Checkpoint, Making, save_checkpoint
 from xaibench.training.module import Training
+from xaibench.training.states import find_state, keep_state
 
 
 def train(
@@ -127,8 +128,7 @@ def _fit(
 ) -> tuple[list[dict[str, float | None]], dict[str, Tensor]]:
     """Return the history and the selected epoch's weights."""
     module = Training(classifier, recipe, task, train, held_out)
-    last = work / "last.ckpt"
-    if last.is_file():
+    if (last := find_state(work)) is not None:
         progress.say("going on with a training that was interrupted")
     device = classifier.device
     one = devices == 1
@@ -150,27 +150,26 @@ def _fit(
             num_sanity_val_steps=0,
             default_root_dir=work,
             enable_checkpointing=False,
-            callbacks=[_EpochEnd(last, progress)],
+            callbacks=[_EpochEnd(work, progress)],
         )
         with _interruptible():
-            trainer.fit(module, ckpt_path=last if last.is_file() else None, weights_only=True)
+            trainer.fit(module, ckpt_path=last, weights_only=True)
     if one:
         return module.history, module.best_state
-    kept = torch.load(last, map_location="cpu", weights_only=True)  # other processes trained: they left it there
+    left = find_state(work)
+    assert left is not None
+    kept = torch.load(left, map_location="cpu", weights_only=True)  # other processes trained: they left it there
     return list(kept["history"]), dict(kept["best_state"])
 
 
 class _EpochEnd(Callback):
-    """After every epoch: close it, tell the caller, and keep the state.
+    """After every epoch: close it, tell the caller, and keep the state in `folder`; see `find_state`."""
 
-    The file is replaced in one step, so a kill leaves the state of the epoch before.
-    """
-
-    def __init__(self, path: Path, progress: Progress) -> None:
-        self.path, self.progress = path, progress
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        self.folder, self.progress = folder, progress
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "progress": Progress(say=_print)}  # a terminal's bars stay in their process
+        return {"folder": self.folder, "progress": Progress(say=_print)}  # a terminal's bars stay in their process
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -192,10 +191,10 @@ class _EpochEnd(Callback):
             self.progress.advance(1)
         if trainer.world_size > 1 and trainer.is_global_zero:
             self.progress.say(f"epoch {entry['epoch']} of {trainer.max_epochs}: loss {entry['loss']:.4f}")
-        part = self.path.with_suffix(".part")
+        part = self.folder / "last.part"
         trainer.save_checkpoint(part)  # every device takes part, the first one writes
         if trainer.is_global_zero:
-            part.replace(self.path)
+            keep_state(part, trainer.current_epoch + 1)
 
 
 def _print(text: str) -> None:
