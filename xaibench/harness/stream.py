@@ -15,9 +15,10 @@ from xaibench.harness.batch import BatchWork, Running, Sheet, Work
 from xaibench.harness.kept import Kept
 from xaibench.harness.records import MapMetric, Part, Records, join
 from xaibench.harness.scoring import out_of_memory
+from xaibench.harness.settling import Settling
 from xaibench.types import Frame
 
-__all__ = ["Running", "Sheet", "Work", "parts", "stream"]
+__all__ = ["Running", "Sheet", "Work", "parts", "records_of", "stream", "unsettled"]
 
 
 def stream(
@@ -52,11 +53,16 @@ def stream(
         kept: what is known already is taken from here, and what is new goes there.
     """
     work = Work(classifier, explainers, split, metrics, frame, regions, task, sheet, running, kept)
+    return records_of(work, batch_size, advance)
+
+
+def records_of(work: Work, batch_size: int, advance: Callable[[int], None] = lambda _: None) -> Records:
+    """Run a whole split through, batch by batch; see `stream`."""
     done = []
-    for part in parts(work, range(len(split)), batch_size):
+    for part in parts(work, range(len(work.split)), batch_size):
         done.append(part)
         advance(len(part.logits))
-    return join(done, metrics, list(explainers))
+    return join(done, work.metrics, list(work.explainers))
 
 
 def parts(work: Work, rows: range, batch_size: int) -> Iterator[Part]:
@@ -66,10 +72,25 @@ def parts(work: Work, rows: range, batch_size: int) -> Iterator[Part]:
         DataError: an image can't be decoded.
         torch.OutOfMemoryError: one image is too much.
     """
+    settling = Settling(work.sheet)
+    for part in unsettled(work, rows, batch_size, settling.failed, settling.given_up):
+        yield settling.take(part)
+
+
+def unsettled(
+    work: Work,
+    rows: range,
+    batch_size: int,
+    failed: Mapping[str, str],
+    given_up: Mapping[str, Mapping[str, str]],
+) -> Iterator[Part]:
+    """Yield what each batch of the rows leaves, for a `Settling` to take.
+
+    Args:
+        failed, given_up: what is not asked any more; looked at before each batch, so the caller may add to them.
+    """
     elsewhere = work.classifier.device.type != "cpu"
     plan = deque(_chunks(rows, batch_size))
-    failed: dict[str, str] = {}
-    given_up: dict[str, dict[str, str]] = {}
     with Decoder(work.split, pin=elsewhere) as decoder:
         while plan:
             chunk = plan.popleft()
@@ -89,9 +110,6 @@ def parts(work: Work, rows: range, batch_size: int) -> Iterator[Part]:
                 if work.classifier.device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue
-            failed.update(part.failed)
-            for metric, reasons in part.given_up.items():
-                given_up.setdefault(metric, {}).update(reasons)
             yield part
 
 
