@@ -41,7 +41,7 @@ def work_of(images: int) -> Work:
     table["dataset"]["options"] = {"seed": 0, "train": 8, "val": 8, "test": images}
     protocol = Benchmark.model_validate(table)
     splits = load_splits(protocol, None)
-    classifier = densenet121(protocol.classes, protocol.input_size, pretrained=False).optimized()
+    classifier = densenet121(protocol.classes, protocol.input_size, weights="random").optimized()
     explainers = {name: create(name) for name in ("gradcam", "hirescam")}
     return Work(classifier, explainers, splits.test, load_metrics(protocol)[1], protocol.frame)
 

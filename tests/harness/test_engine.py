@@ -40,7 +40,7 @@ def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_an_engine_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(make_engine("local"), Local)
-    with pytest.raises(UsageError, match="no engine 'rai'. Did you mean 'ray'"):
+    with pytest.raises(UsageError, match=r"no engine 'rai'\. Did you mean 'ray'"):
         make_engine("rai")
     with pytest.raises(UsageError, match="the local engine has no workers: add --engine ray"):
         make_engine("local", workers=2)
@@ -82,7 +82,7 @@ def test_parts_of_shards_made_apart_are_settled_to_those_of_one_pass() -> None:
             settled.append(settling.take(part))
     one, other = (join(found, work.metrics, list(work.explainers)) for found in (whole, settled))
     assert one.failed == other.failed
-    assert list(one.failed) == ["ray_plain_early", "ray_fails"]
+    assert set(one.failed) == {"ray_plain_early", "ray_fails"}
     assert "ray_plain_late" in one.values  # nobody needed the plain images on which it fails
     assert one.faults == other.faults
     assert "maps hold NaN" in one.faults["ray_holes"][0]
@@ -176,9 +176,7 @@ def test_a_wrong_grid_is_one_line(text: str, says: str, tmp_path: Path, capsys: 
         (["gcm", "-e", "cwm", "--engine", "spark"], "'spark' is not one of"),
     ],
 )
-def test_options_that_do_not_go_together(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_options_that_do_not_go_together(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *arguments]) == 2
     assert says in capsys.readouterr().err
 
@@ -197,7 +195,8 @@ def test_a_finished_cell_is_found_and_a_failing_one_costs_the_others_nothing(
     assert main(command) == 1
     out, err = capsys.readouterr()
     assert "1 of 3 cells failed, first ray_small: " in err
-    assert "[3/3] ray_small: explaining" in err
+    assert "[1/3] ray_small: done in" in err
+    assert "[2/3] ray_small: failed (" in err
     lines = out.splitlines()
     assert [line.split()[:1] for line in lines[1:]] == [["ray_small"]] * 3
     assert lines[0].split() == ["cell", "ROC-AUC", *_columns("ray_brightness", "random", "cwm", "ray_holes"), *STATE]

@@ -97,6 +97,9 @@ def command(
         raise UsageError(f"give at least one --explainer, such as xaibench run {classifier} --explainer gradcam")
     if grid is not None:
         _nothing_beside_the_grid(context)
+        from xaibench.harness.grid import read_grid
+
+        read_grid(grid)  # before a cluster is started for nothing
     from xaibench.harness.store import default_store
 
     common = {

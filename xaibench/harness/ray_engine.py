@@ -155,6 +155,7 @@ class RayEngine:
         try:
             there, member.pid, member.node = ray.get(member.ref)
         except RayError as error:
+            ray.kill(member.actor)
             self._members.remove(member)
             self._failed_starts += 1
             if self._failed_starts >= _STARTS and not any(known.ready for known in self._members):
@@ -351,8 +352,8 @@ def _connect(address: str | None) -> bool:
         ray.init(address=address, **options)
     except Exception as error:  # ConnectionError, ValueError or RuntimeError, by what is wrong
         raise XaibenchError(
-            f"no Ray cluster at {address} ({one_line(error, 160)}): start one with ray start --head, or leave "
-            "--address out to start Ray here"
+            f"no Ray cluster at {address} ({one_line(error, 160)}): start one with ray start --head (one that "
+            "asks for a token needs RAY_AUTH_MODE=token), or leave --address out to start Ray here"
         ) from error
     return True
 
