@@ -220,8 +220,8 @@ def run_grid(
         more = f"; about {duration(left)} for the other {len(everything) - number}" if number < len(everything) else ""
         progress.say(f"{where}: done in {seconds[-1]:.0f} s{more}")
         failed = {name: str(why) for name, why in run.record["failed"].items() if name in run.explainers}
-        error = "; ".join(f"explainer {name} failed ({why})" for name, why in failed.items())
-        yield Finished(cell, run, error=error or None)
+        reasons = "; ".join(f"explainer {name} failed ({why})" for name, why in failed.items())
+        yield Finished(cell, run, error=reasons or None)
 
 
 def _found(out: Path, cell: Cell, protocol: Benchmark, splits: Splits) -> Run | None:

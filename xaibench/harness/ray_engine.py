@@ -143,7 +143,7 @@ class RayEngine:
         """Start what is missing of the workers, of which no more than `most` are needed."""
         for _ in range(min(self.size(), most) - len(self._members)):
             options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "scheduling_strategy": "SPREAD"}
-            actor = ray.remote(Worker).options(**options).remote(self.threads, self.device, list(sys.path))
+            actor: Any = ray.remote(Worker).options(**options).remote(self.threads, self.device, list(sys.path))
             self._members.append(_Member(actor, actor.hello.remote(), time.monotonic()))
 
     def welcome(self, member: _Member) -> None:
@@ -360,7 +360,8 @@ def _connect(address: str | None) -> bool:
 
 def _nodes() -> list[Mapping[str, float]]:
     """Return the resources of each node that is alive."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"] for node in nodes if node["Alive"]]
 
 
 def _cause(error: RayTaskError) -> BaseException:

@@ -135,7 +135,7 @@ def pack(work: Work) -> bytes:
     classifier.cpu()
     try:
         try:
-            sent = cloudpickle.dumps(classifier)
+            sent: bytes | None = _dumps(classifier)
         except Exception as error:  # whatever a network's attributes raise
             if work.remake is None:
                 raise XaibenchError(
@@ -145,7 +145,7 @@ def pack(work: Work) -> bytes:
             sent = None
             state = None if classifier.comes_trained else dict(classifier.trained_state())
         try:
-            result: bytes = cloudpickle.dumps(Sent(bare, sent, weights_hash(classifier), state))
+            result = _dumps(Sent(bare, sent, weights_hash(classifier), state))
         except Exception as error:
             raise XaibenchError(
                 f"{_culprit(bare)} can't be sent to other processes ({one_line(error, 160)})"
@@ -183,11 +183,11 @@ def _unpacked(payload: bytes, device: torch.device) -> Work:
 
 
 def _culprit(work: Work) -> str:
-    things = {f"explainer {name}": explainer for name, explainer in work.explainers.items()}
+    things: dict[str, Any] = {f"explainer {name}": explainer for name, explainer in work.explainers.items()}
     things |= {f"metric {metric.metric.name}": metric for metric in work.metrics}
     for name, thing in {**things, "the dataset": work.split}.items():
         try:
-            cloudpickle.dumps(thing)
+            _dumps(thing)
         except Exception:  # the caller says what it was
             return name
     return "the evaluation"
@@ -195,6 +195,11 @@ def _culprit(work: Work) -> str:
 
 def _portable(offers: list[Offer]) -> list[Offer]:
     return [replace(offer, heat=offer.heat.cpu().clone()) for offer in offers]  # clone: no view of a whole batch
+
+
+def _dumps(thing: object) -> bytes:
+    pickled: bytes = cloudpickle.dumps(thing)  # type: ignore[no-untyped-call]
+    return pickled
 
 
 def _silent(*said: object) -> None:
