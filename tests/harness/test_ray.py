@@ -93,7 +93,6 @@ def test_scores_notes_tables_and_contact_sheets_are_those_of_one_process(tmp_pat
     assert len(list(there.directory.glob("contact-sheet-*.png"))) == len(EXPLAINERS)
     assert sum(images) == 28 + 12 + 1  # test, validation for iou_best, and the intervals' one step
     assert there.record["engine"] == {"name": "ray", "workers": 2, "threads": 1, "gpus": 0.0, "lost workers": 0}
-    assert len(engine.pids()) == 2
 
 
 def test_a_store_is_shared_and_what_one_engine_kept_the_other_finds(tmp_path: Path, engine: RayEngine) -> None:
@@ -132,7 +131,8 @@ def test_a_shard_that_hangs_is_done_by_another_worker(
 ) -> None:
     monkeypatch.setattr("xaibench.harness.ray_engine._SLOW_AT_LEAST", 0.5)
     local = run(tmp_path / "local", Local(threads=1), "ray_slow")
-    run(tmp_path / "warm", engine, "ray_slow")  # both workers are there
+    while len(engine.pids()) < 2:
+        run(tmp_path / "warm", engine, "ray_slow")
     stopping = _Killing(engine, signal.SIGSTOP)
     began = time.monotonic()
     try:
