@@ -159,7 +159,10 @@ class RayEngine:
             self._members.remove(member)
             self._failed_starts += 1
             if self._failed_starts >= _STARTS and not any(known.ready for known in self._members):
-                raise XaibenchError(f"no worker can be started: {_reason(error)}") from error
+                raise XaibenchError(
+                    f"no worker can be started ({_reason(error)}): the cluster's machines need the same xaibench[ray], "
+                    "in the Python that ray start runs with"
+                ) from error
             return
         other = [name for name in sorted({*there, *self._here}) if there.get(name) != self._here.get(name)]
         if other:
