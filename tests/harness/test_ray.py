@@ -126,6 +126,7 @@ def test_a_killed_worker_costs_time_and_no_score(tmp_path: Path, engine: RayEngi
     assert killing.hit[0] not in engine.pids() or engine.lost == lost + 1
 
 
+@pytest.mark.slow
 def test_a_shard_that_hangs_is_done_by_another_worker(
     tmp_path: Path, engine: RayEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
