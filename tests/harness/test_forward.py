@@ -96,8 +96,8 @@ def test_what_does_not_apply_is_said() -> None:
         Forward(Own(CLASSES, 64), compiled=True)
     with pytest.raises(UsageError, match=r"precision = 'int8'; it is one of float32, bf16, fp16"):
         Forward(Own(CLASSES, 64), "int8")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="workers = -1"):
-        evaluate("gcm", ["cwm"], tiny_benchmark(), workers=-1)
+    with pytest.raises(UsageError, match="decode_workers = -1"):
+        evaluate("gcm", ["cwm"], tiny_benchmark(), decode_workers=-1)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_on_the_cpu_the_batch_size_stays(classifier: Classifier) -> None:
 def test_worker_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XAIBENCH_CACHE", str(tmp_path))
     runs = [
-        evaluate("gcm", ["cwm"], tiny_benchmark(), batch_size=8, workers=workers, out=tmp_path / str(workers))
+        evaluate("gcm", ["cwm"], tiny_benchmark(), batch_size=8, decode_workers=workers, out=tmp_path / str(workers))
         for workers in (0, 1)
     ]
     first, second = ([score.to_json() for score in run.scores] for run in runs)

@@ -58,6 +58,44 @@ def devices_option(command: Command) -> Command:
     )(command)
 
 
+def engine_options(command: Command) -> Command:
+    """Add the options that say where a split is run through."""
+    for option in reversed(
+        (
+            click.option(
+                "--engine",
+                default="local",
+                show_default=True,
+                type=click.Choice(["local", "ray"]),
+                help="This process, or the workers of a Ray cluster; the scores are the same.",
+            ),
+            click.option(
+                "--address",
+                metavar="HOST:PORT",
+                help="Of a running Ray cluster, or auto; else $RAY_ADDRESS, else Ray is started here.",
+            ),
+            click.option(
+                "--workers",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="Ray workers; by default all that the cluster has room for.",
+            ),
+            click.option("--cpus-per-worker", type=float, metavar="N", help="CPUs of each Ray worker.  [default: 1]"),
+            click.option(
+                "--gpus-per-worker",
+                type=float,
+                metavar="N",
+                help="GPUs of each Ray worker, or a part of one; by default 1 where the cluster has GPUs.",
+            ),
+            click.option(
+                "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads of this process or each worker."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def reopen_options(command: Command) -> Command:
     """Add the options that say where a run's data and weights are, to make its maps again."""
     for option in reversed(

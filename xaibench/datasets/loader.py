@@ -63,7 +63,7 @@ class Decoder:
                 pickle.dumps(split)
             except Exception as error:
                 what = f"{type(split).__name__} can't be sent to worker processes ({first_line(error)})"
-                raise UsageError(f"{what}: leave --workers out") from error
+                raise UsageError(f"{what}: leave --decode-workers out") from error
             context = multiprocessing.get_context("spawn")  # a forked copy of a process with threads may hang
             self._pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(split,))
             self._decode: Callable[[int], Sample] = _decode

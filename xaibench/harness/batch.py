@@ -18,9 +18,9 @@ from xaibench.datasets.base import Split
 from xaibench.datasets.loader import Decoder
 from xaibench.errors import NotApplicableError
 from xaibench.explainers.base import Explainer
-from xaibench.harness.forward import Forward
+from xaibench.harness.forward import Forward, Precision
 from xaibench.harness.kept import Kept, Pairs, masks_hash
-from xaibench.harness.records import MapMetric, Part, side_by_side
+from xaibench.harness.records import MapMetric, Offer, Part, Plain, side_by_side
 from xaibench.harness.scoring import ExplainerFailedError, Maps, Scores
 from xaibench.types import Batch, BoolArray, Frame, Prediction, Region, Sample
 
@@ -52,13 +52,19 @@ class Work:
     sheet: Sheet | None = None
     running: Running = lambda *_: None
     kept: Kept | None = None
-    predict: Forward | None = None
-    workers: int = 0
+    precision: Precision = "float32"
+    compiled: bool = False
+    decode_workers: int = 0
+    remake: Callable[[], Classifier] | None = None
+    """Makes the classifier again, its trained part untrained: for a worker that it can't be sent to."""
 
     def __post_init__(self) -> None:
-        self.forward = self.predict or Forward(self.classifier)
         self.scored: dict[str, int] = {}
         self.spent: dict[str, float] = {}
+
+    @cached_property
+    def forward(self) -> Forward:
+        return Forward(self.classifier, self.precision, compiled=self.compiled)
 
     @cached_property
     def maps_in_all(self) -> int:
@@ -88,7 +94,7 @@ class BatchWork:
         self._failed, self.given_up = failed, given_up
         self.at = work.kept.batch(work.split, rows) if work.kept else None
         self.shared: dict[Hashable, Any] = {}
-        self._offers: list[tuple[str, int, int, float | None, Tensor]] = []
+        self._decoded: dict[int, Sample] = {}
 
     def needs_images(self) -> bool:
         """Tell whether something of the batch has to be computed of its images, as far as can be seen cheaply."""
@@ -97,7 +103,7 @@ class BatchWork:
         return any(not self.at.has_maps(name, self.pairs) for name in self.work.explainers if name not in self._failed)
 
     def run(self) -> Part:
-        """Return what the batch leaves, and show the sheet what it wants."""
+        """Return what the batch leaves, with what the sheet wants as it is now."""
         part = Part(self._logits(), np.array(self.pairs, dtype=np.int64).reshape(-1, 2), self._chance())
         part.seconds["forward"] += self._forward_seconds
         for name, explainer in self.work.explainers.items():
@@ -107,7 +113,6 @@ class BatchWork:
                 except ExplainerFailedError as failed:
                     part.failed[name] = str(failed)
                     part.values.pop(name, None)
-        self._show()
         return part
 
     # what the batch is made of, at most once, and only if asked for
@@ -223,11 +228,9 @@ class BatchWork:
             part.constant[name] = scores.constant
             self._count(part, maps, scores.made)
             part.seconds[name] += float(scores.made["seconds"])
-            self._offer(maps, _hits(self.work.columns, part.values[name]))
-        if plain := self._plain(name):
-            maps = Maps(self, name, explainer, plain)
-            self._offer(maps, [None] * len(plain))
-            self._count(part, maps, maps.made)
+            self._offer(part.offers.setdefault(name, []), maps, _hits(self.work.columns, part.values[name]))
+        for target, pairs in self._plain(name).items():
+            part.plain.setdefault(name, {})[target] = self._explained_plain(Maps(self, name, explainer, pairs))
 
     def _count(self, part: Part, maps: Maps, made: Mapping[str, Any]) -> None:
         part.explained[maps.name] = part.explained.get(maps.name, 0) + len(maps.pairs)
@@ -238,40 +241,43 @@ class BatchWork:
 
     # the contact sheet
 
-    def _plain(self, name: str) -> list[tuple[int, int]]:
-        sheet, split = self.work.sheet, self.work.split
-        if sheet is None:
-            return []
-        with_region = {row for row, _ in self.pairs}
-        return [
-            (row, int(target))
-            for row in self.rows
-            if row not in with_region
-            for target in np.flatnonzero(split.labels[row])
-            if sheet.wants(name, split.ids[row], int(target), None)
-        ]
+    def _plain(self, name: str) -> dict[int, list[tuple[int, int]]]:
+        """Return the pairs of images without a region that the sheet wants, by class.
 
-    def _offer(self, maps: Maps, hits: Sequence[float | None]) -> None:
+        Each class is explained by itself, so that its maps don't depend on how much of the others is wanted.
+        """
+        sheet, split = self.work.sheet, self.work.split
+        found: dict[int, list[tuple[int, int]]] = {}
+        if sheet is None:
+            return found
+        with_region = {row for row, _ in self.pairs}
+        for row in self.rows:
+            if row not in with_region:
+                for target in map(int, np.flatnonzero(split.labels[row])):
+                    if sheet.wants(name, split.ids[row], target, None):
+                        found.setdefault(target, []).append((row, target))
+        return dict(sorted(found.items()))
+
+    def _explained_plain(self, maps: Maps) -> Plain:
+        plain = Plain([self.work.split.ids[row] for row, _ in maps.pairs])
+        try:
+            self._offer(plain.offers, maps, [None] * len(maps.pairs))
+            plain.undefined, plain.left = int(maps.made["undefined"]), maps.made["left"]
+        except ExplainerFailedError as failed:
+            plain.failed = str(failed)
+        return plain
+
+    def _offer(self, offers: list[Offer], maps: Maps, hits: Sequence[float | None]) -> None:
         if (sheet := self.work.sheet) is None:
             return
         for index, ((row, target), hit) in enumerate(zip(maps.pairs, hits, strict=True)):
             if sheet.wants(maps.name, self.work.split.ids[row], target, hit):
-                self._offers.append((maps.name, target, row, hit, maps.tensor[index]))
+                offers.append(Offer(target, self._sample(row), maps.tensor[index], hit))
 
-    def _show(self) -> None:
-        """Offer what was set aside: only now is the batch sure not to be done again, in halves."""
-        sheet = self.work.sheet
-        decoded: dict[int, Sample] = {}
-        for name, target, row, hit, heat in self._offers:
-            assert sheet is not None
-            if not sheet.wants(name, self.work.split.ids[row], target, hit):
-                continue
-            if "_images" in self.__dict__:
-                sample = self._images.samples[row - self.rows.start]
-            else:
-                sample = decoded[row] if row in decoded else decoded.setdefault(row, self.work.split[row])
-            sheet.offer(name, target, sample, heat, hit)
-        self._offers.clear()
+    def _sample(self, row: int) -> Sample:
+        if "_images" in self.__dict__:
+            return self._images.samples[row - self.rows.start]
+        return self._decoded[row] if row in self._decoded else self._decoded.setdefault(row, self.work.split[row])
 
 
 def _hits(columns: Sequence[str], values: npt.NDArray[np.float64]) -> list[float]:

@@ -6,7 +6,8 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +21,11 @@ from xaibench.datasets.base import Splits
 from xaibench.doctor import glance
 from xaibench.errors import UsageError, XaibenchError
 from xaibench.explainers.base import Explainer
+from xaibench.harness.batch import Work
+from xaibench.harness.engine import Engine, make_engine
 from xaibench.harness.forward import Forward, Precision, find_batch_size
 from xaibench.harness.kept import Kept
-from xaibench.harness.records import MapMetric, Records
+from xaibench.harness.records import Records
 from xaibench.harness.run import Run, save_run
 from xaibench.harness.selection import select_metrics
 from xaibench.harness.setup import (
@@ -37,7 +40,6 @@ from xaibench.harness.setup import (
 )
 from xaibench.harness.sheets import ContactSheets
 from xaibench.harness.store import Store
-from xaibench.harness.stream import stream
 from xaibench.harness.summary import summarize
 from xaibench.harness.tables import image_tables, prediction_table
 from xaibench.progress import Progress
@@ -63,7 +65,8 @@ def evaluate(
     store: Path | None = None,
     precision: Precision = "float32",
     compiled: bool = False,
-    workers: int = 0,
+    decode_workers: int = 0,
+    engine: str | Engine = "local",
     progress: Progress | None = None,
 ) -> Run:
     """Evaluate a classifier and its explainers, training the classifier first where no checkpoint of its recipe exists.
@@ -86,7 +89,9 @@ def evaluate(
         store: a folder where predictions, maps and scores are kept and found again, so that a repeated or interrupted
             evaluation computes only what is not there; see `xaibench.harness.store`. None keeps nothing.
         precision, compiled: of the forward pass; see `xaibench.harness.forward.Forward`.
-        workers: processes that decode images; 0 for threads.
+        decode_workers: processes that decode images; 0 for threads.
+        engine: "local", "ray", or one of `xaibench.harness.engine.make_engine`, which serves several evaluations and
+            is closed by who made it.
         progress: how to report; silent by default.
 
     Returns:
@@ -96,13 +101,35 @@ def evaluate(
     Raises:
         XaibenchError: anything that the user can mend; says what and how.
     """
+    if isinstance(engine, str):
+        with make_engine(engine, device=device) as opened:
+            return evaluate(
+                classifier,
+                explainers,
+                benchmark,
+                data_root=data_root,
+                out=out,
+                options=options,
+                recipe=recipe,
+                checkpoint=checkpoint,
+                metrics=metrics,
+                batch_size=batch_size,
+                device=device,
+                devices=devices,
+                store=store,
+                precision=precision,
+                compiled=compiled,
+                decode_workers=decode_workers,
+                engine=opened,
+                progress=progress,
+            )
     progress = progress or Progress()
     if isinstance(explainers, str) or not explainers:
         raise UsageError('explainers: give a list of at least one name, such as ["cwm"]')
     if batch_size != "auto" and batch_size < 1:
         raise UsageError(f'batch_size = {batch_size}; it is at least 1, or "auto"')
-    if workers < 0:
-        raise UsageError(f"workers = {workers}; it is 0 for threads, or a number of processes")
+    if decode_workers < 0:
+        raise UsageError(f"decode_workers = {decode_workers}; it is 0 for threads, or a number of processes")
     if isinstance(metrics, str) or (metrics is not None and not metrics):
         raise UsageError('metrics: give a list of at least one name, category or wildcard, such as ["localization"]')
     protocol = benchmark if isinstance(benchmark, Benchmark) else load_benchmark(benchmark)
@@ -113,6 +140,7 @@ def evaluate(
     for note in splits.notes:
         progress.say(note)
     model = make_classifier(classifier, spec, protocol).to(choose_device(device))
+    remake = partial(make_classifier, classifier, spec, protocol) if isinstance(classifier, str) else None
     classifier = classifier if isinstance(classifier, str) else type(classifier).__name__
     asked, baselines, notes = make_explainers(explainers, protocol.localization.baselines, model, splits)
     weights = obtain_weights(
@@ -128,7 +156,7 @@ def evaluate(
     began = time.perf_counter()
     sheets = ContactSheets(protocol, list(asked)) if out else None  # matplotlib only where something is drawn
     progress.stage("explaining", len(splits.test))
-    records = stream(
+    work = Work(
         model,
         methods,
         splits.test,
@@ -136,24 +164,28 @@ def evaluate(
         frame=protocol.frame,
         regions=protocol.localization.regions,
         task=protocol.task,
-        batch_size=size,
         sheet=sheets,
-        advance=progress.advance,
         running=progress.metric,
         kept=kept,
-        predict=predict,
-        workers=workers,
+        precision=precision,
+        compiled=compiled,
+        decode_workers=decode_workers,
+        remake=remake,
     )
-    validation, untuned = _validate(model, methods, splits, localization, protocol, size, progress, kept, predict)
+    records = engine.records(work, size, progress)
+    validation, untuned = _validate(work, splits, size, engine, progress)
     progress.stage("intervals", 1)
     scores = summarize(classifier, protocol, splits.test, records, classification, localization, validation)
     progress.advance(1)
     notes = [*splits.notes, *notes, *left_out, *untuned, *_selection_note(spec), *_failure_notes(records)]
     notes += [*examined, *_store_notes(shelf)]
     record = _record(model, spec, weights, splits, records, time.perf_counter() - began, size)
-    record |= predict.identity()
+    record |= {**predict.identity(), **engine.about()}
     name = f"{protocol.name}-{classifier.replace(':', '-').replace('/', '-')}"
-    identity = digest([protocol.hash, record["weights"], list(asked), list(baselines), record["data"]])
+    parts: list[Any] = [protocol.hash, record["weights"], list(asked), list(baselines), record["data"]]
+    if model.comes_trained and spec.options:  # of one that is trained they are in the recipe's hash
+        parts.append(dict(spec.options))
+    identity = digest(parts)
     run = Run(
         benchmark=protocol,
         classifier=classifier,
@@ -172,38 +204,23 @@ def evaluate(
 
 
 def _validate(
-    model: Classifier,
-    explainers: Mapping[str, Explainer],
-    splits: Splits,
-    metrics: Sequence[MapMetric],
-    protocol: Benchmark,
-    batch_size: int,
-    progress: Progress,
-    kept: Kept | None,
-    predict: Forward,
+    work: Work, splits: Splits, batch_size: int, engine: Engine, progress: Progress
 ) -> tuple[Records | None, list[str]]:
     """Explain the validation split for the metrics that tune a threshold on it; say so where it has no regions."""
-    choosing = [metric for metric in metrics if metric.chooses]
+    choosing = [metric for metric in work.metrics if metric.chooses]
     if not choosing:
         return None, []
     if not any(splits.val.regions(row) for row in range(len(splits.val))):
         names = ", ".join(metric.metric.name for metric in choosing)
         return None, [f"no regions in validation: the threshold of {names} is not tuned, only the oracle's is shown"]
     progress.stage("tuning thresholds", len(splits.val))
-    records = stream(
-        model,
-        explainers,
-        splits.val,
-        choosing,
-        frame=protocol.frame,
-        regions=protocol.localization.regions,
-        task=protocol.task,
-        batch_size=batch_size,
-        advance=progress.advance,
-        kept=kept,
-        predict=predict,
-    )
+    tuning = replace(work, split=splits.val, metrics=choosing, sheet=None, running=_unheard)
+    records = engine.records(tuning, batch_size, progress)
     return records, []
+
+
+def _unheard(*said: object) -> None:
+    """Report no metric: the threshold's are quick."""
 
 
 def _examined(

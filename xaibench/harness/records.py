@@ -14,6 +14,7 @@ from torch import Tensor
 from xaibench.errors import NotApplicableError
 from xaibench.metrics.base import ASKS_NETWORK, Metric
 from xaibench.metrics.explained import Explained
+from xaibench.types import Sample
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,41 @@ class Records:
     faults: dict[str, list[str]] = field(default_factory=dict)
 
 
+def _dict_of_dicts() -> dict[str, dict[str, str]]:
+    return defaultdict(dict)
+
+
+def _dict_of_floats() -> dict[str, float]:
+    return defaultdict(float)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A map (H, W) in the input's frame that a sheet may want; see `xaibench.harness.batch.Sheet`."""
+
+    target: int
+    sample: Sample
+    heat: Tensor
+    hit: float | None
+
+
+@dataclass
+class Plain:
+    """What an explainer does with one class of images without a region, which only a sheet asks for.
+
+    Attributes:
+        images: their ids.
+        undefined, left, failed: as in `Part`, of this class; failed is None where the method did not.
+        offers: for the sheet.
+    """
+
+    images: list[str]
+    undefined: int = 0
+    left: str | None = None
+    failed: str | None = None
+    offers: list[Offer] = field(default_factory=list)
+
+
 @dataclass
 class Part:
     """What some images leave, in the split's order: parts of all its images make `Records`.
@@ -108,6 +144,9 @@ class Part:
         failed, given_up: as in `Records`.
         undefined, explained: explainer to how many of its maps are not finite, and to how many there are.
         left: explainer to what it left on the classifier.
+        offers: explainer to its maps of pairs that the sheet wants.
+        plain: explainer to class index to what it does with images without a region; `offers` and `plain` are gone once
+            `xaibench.harness.settling.Settling` took the part.
     """
 
     logits: npt.NDArray[np.float64]
@@ -116,11 +155,13 @@ class Part:
     values: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     constant: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    given_up: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    given_up: dict[str, dict[str, str]] = field(default_factory=_dict_of_dicts)
+    seconds: dict[str, float] = field(default_factory=_dict_of_floats)
     undefined: dict[str, int] = field(default_factory=dict)
     explained: dict[str, int] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    offers: dict[str, list[Offer]] = field(default_factory=dict)
+    plain: dict[str, dict[int, Plain]] = field(default_factory=dict)
 
 
 def join(parts: Sequence[Part], metrics: Sequence[MapMetric], names: Sequence[str]) -> Records:

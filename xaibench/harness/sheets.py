@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -21,11 +22,29 @@ class ContactSheets:
 
         self.classes = benchmark.classes
         self.collectors = {name: SheetCollector(benchmark.classes) for name in explainers}
+        self._closed: frozenset[tuple[str, int, bool | None]] = frozenset()
 
     def wants(self, explainer: str, image: str, target: int, hit: float | None) -> bool:
         """Tell whether there is room for a map of that kind."""
-        collector = self.collectors.get(explainer)
-        return collector is not None and collector.wants(target, _peak(hit))
+        collector, kind = self.collectors.get(explainer), _peak(hit)
+        if (explainer, target, kind) in self._closed:
+            return False
+        return collector is not None and collector.wants(target, kind)
+
+    def rest(self) -> ContactSheets:
+        """Return empty sheets that want only what these still have room for."""
+        from xaibench.reports.figures import SheetCollector
+
+        rest = copy.copy(self)
+        rest.collectors = {name: SheetCollector(self.classes) for name in self.collectors}
+        rest._closed = self._closed | {
+            (name, target, kind)
+            for name, collector in self.collectors.items()
+            for target in range(len(self.classes))
+            for kind in (True, False, None)
+            if not collector.wants(target, kind)
+        }
+        return rest
 
     def offer(self, explainer: str, target: int, sample: Sample, heat: Tensor, hit: float | None) -> None:
         """Keep a map, if there is room for it."""

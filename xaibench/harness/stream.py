@@ -12,13 +12,13 @@ from xaibench.datasets.base import Split
 from xaibench.datasets.loader import Decoder
 from xaibench.explainers.base import Explainer
 from xaibench.harness.batch import BatchWork, Running, Sheet, Work
-from xaibench.harness.forward import Forward
 from xaibench.harness.kept import Kept
 from xaibench.harness.records import MapMetric, Part, Records, join
 from xaibench.harness.scoring import out_of_memory
+from xaibench.harness.settling import Settling
 from xaibench.types import Frame
 
-__all__ = ["Running", "Sheet", "Work", "parts", "stream"]
+__all__ = ["Running", "Sheet", "Work", "parts", "records_of", "stream", "unsettled"]
 
 
 def stream(
@@ -35,8 +35,6 @@ def stream(
     advance: Callable[[int], None] = lambda _: None,
     running: Running = lambda *_: None,
     kept: Kept | None = None,
-    predict: Forward | None = None,
-    workers: int = 0,
 ) -> Records:
     """Run a split through a classifier and its explainers, and score every map of a class with a region.
 
@@ -53,15 +51,18 @@ def stream(
         advance: is told how many images are done.
         running: is told which metric asks the network now.
         kept: what is known already is taken from here, and what is new goes there.
-        predict: the forward pass; `Classifier.predict` by default.
-        workers: processes that decode images; 0 for threads of this one.
     """
-    work = Work(classifier, explainers, split, metrics, frame, regions, task, sheet, running, kept, predict, workers)
+    work = Work(classifier, explainers, split, metrics, frame, regions, task, sheet, running, kept)
+    return records_of(work, batch_size, advance)
+
+
+def records_of(work: Work, batch_size: int, advance: Callable[[int], None] = lambda _: None) -> Records:
+    """Run a whole split through, batch by batch; see `stream`."""
     done = []
-    for part in parts(work, range(len(split)), batch_size):
+    for part in parts(work, range(len(work.split)), batch_size):
         done.append(part)
         advance(len(part.logits))
-    return join(done, metrics, list(explainers))
+    return join(done, work.metrics, list(work.explainers))
 
 
 def parts(work: Work, rows: range, batch_size: int) -> Iterator[Part]:
@@ -71,13 +72,28 @@ def parts(work: Work, rows: range, batch_size: int) -> Iterator[Part]:
         DataError: an image can't be decoded.
         torch.OutOfMemoryError: one image is too much.
     """
+    settling = Settling(work.sheet)
+    for part in unsettled(work, rows, batch_size, settling.failed, settling.given_up):
+        yield settling.take(part)
+
+
+def unsettled(
+    work: Work,
+    rows: range,
+    batch_size: int,
+    failed: Mapping[str, str],
+    given_up: Mapping[str, Mapping[str, str]],
+) -> Iterator[Part]:
+    """Yield what each batch of the rows leaves, for a `Settling` to take.
+
+    Args:
+        failed, given_up: what is not asked any more; looked at before each batch, so the caller may add to them.
+    """
     elsewhere = work.classifier.device.type != "cpu"
-    ahead = elsewhere or work.workers > 0
+    ahead = elsewhere or work.decode_workers > 0
     plan = deque(_chunks(rows, batch_size))
-    failed: dict[str, str] = {}
-    given_up: dict[str, dict[str, str]] = {}
     following: BatchWork | None = None
-    with Decoder(work.split, pin=elsewhere, workers=work.workers) as decoder:
+    with Decoder(work.split, pin=elsewhere, workers=work.decode_workers) as decoder:
         while plan:
             chunk = plan.popleft()
             batch = following or BatchWork(work, chunk, decoder, failed, given_up)
@@ -96,9 +112,6 @@ def parts(work: Work, rows: range, batch_size: int) -> Iterator[Part]:
                 if work.classifier.device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue
-            failed.update(part.failed)
-            for metric, reasons in part.given_up.items():
-                given_up.setdefault(metric, {}).update(reasons)
             yield part
 
 
