@@ -23,6 +23,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.nn.functional import interpolate
 
@@ -116,7 +117,7 @@ def make(folder: Path, images: int) -> tuple[Run, Stored]:
     seconds = {"forward": 1.0} | dict.fromkeys(names, 1.0)
     record = {"id": "synthetic", "seconds": seconds, "test": {"images": images, "patients": images, "pairs": images}}
     run = Run(spec, "gcm", tuple(GRIDS), BASELINES, tuple(scores), record, (), folder / "run")
-    save_run(run, rows, predictions)
+    save_run(run, [pd.DataFrame(rows)], pd.DataFrame(predictions))
     return run, Stored(split, np.load(folder / "maps.npy", mmap_mode="r"))
 
 
