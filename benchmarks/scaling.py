@@ -1,7 +1,7 @@
 """What an evaluation costs, from counted operations, checked against measured runs and drawn to the full release.
 
-    python benchmarks/scaling.py measure [--images 100,500,2000,20000]     # writes benchmarks/results/scaling.json
-    python benchmarks/scaling.py draw                                       # reads it; writes docs/scaling.md and .png
+    python benchmarks/scaling.py measure [--images 100,500,2000,20000]   # writes results/scaling/measured.json
+    python benchmarks/scaling.py draw                                     # reads it; writes docs/scaling.md and .png
 
 `measure` runs `xaibench.evaluate` on phantoms of 64 px with timm's ResNet-18 (random weights), Grad-CAM, LayerCAM and
 the three baselines, each number of images in a process of its own with one thread, and counts the floating-point
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULT = ROOT / "benchmarks" / "results" / "scaling.json"
+RESULT = ROOT / "benchmarks" / "results" / "scaling" / "measured.json"
 EXPLAINERS = ["gradcam", "layercam"]
 RELEASE = 112_120
 CLASSES = ("No Finding", "Cardiomegaly", "Pneumothorax", "Effusion")
@@ -72,34 +72,69 @@ def _network(name: str, classes: Any, size: int) -> Any:
     return TimmClassifier(classes, size, model=name.partition(":")[2], weights="random")
 
 
-def count() -> dict[str, Any]:
-    """Count the floating-point operations of a forward pass and of every explainer's map, DenseNet-121 at 224 px."""
+def count(names: list[str] | None = None) -> dict[str, Any]:
+    """Count the floating-point operations of a forward pass and of explainers' maps, DenseNet-121 at 224 px.
+
+    Args:
+        names: which explainers; all that apply by default.
+    """
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
 
     from xaibench import registry
     from xaibench.explainers.base import Explainer
     from xaibench.plugins import build
 
+    class Counter(TorchDispatchMode):  # torch's own FlopCounterMode can't follow torch.autograd.grad
+        total = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            formula = flop_registry.get(func._overloadpacket)
+            if formula is not None:
+                self.total += int(formula(*args, **(kwargs or {}), out_val=result))
+            return result
+
     network = _network("densenet121", CLASSES, 224).optimized()
     images = torch.rand(1, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     found: dict[str, Any] = {}
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with Counter() as counter, torch.no_grad():
         prediction = network.predict(images, ["a"])
-    forward = counter.get_total_flops()
-    for name in registry.list_explainers():
+    forward = counter.total
+    for name in names or registry.list_explainers():
         try:
             explainer = build("explainers", name)
             assert isinstance(explainer, Explainer)
             explainer.check(network)
-            if type(explainer).prepare is not Explainer.prepare and not explainer.is_baseline:
-                continue
-            with FlopCounterMode(display=False) as counter:
+            if type(explainer).prepare is not Explainer.prepare:
+                continue  # needs data
+            with Counter() as counter:
                 explainer.explain(network, prediction, torch.tensor([1]))
-            found[name] = counter.get_total_flops()
-        except Exception:  # needs data, an argument, or another classifier
-            continue
-    return {"forward": forward, "explainers": found}
+            found[name] = counter.total
+        except Exception as error:  # an argument is missing, or it is for other classifiers
+            print(f"{name} left out: {str(error)[:80]}", file=sys.stderr)
+    return {"forward": forward, "explainers": found, "metrics_seconds_a_map": metric_seconds()}
+
+
+def metric_seconds() -> float:
+    """Return the seconds that the phantom benchmark's metrics take for a map of 224 px, in a batch of 24."""
+    import torch
+
+    from xaibench.benchmark import load_benchmark
+    from xaibench.harness.setup import load_metrics
+
+    maps = torch.nn.functional.interpolate(torch.rand(24, 1, 7, 7), (224, 224), mode="bilinear")[:, 0]
+    masks = torch.zeros(24, 224, 224, dtype=torch.bool)
+    masks[:, 60:120, 80:170] = True
+    metrics = load_metrics(load_benchmark("phantom"))[1]
+    times = []
+    for _ in range(4):
+        began = time.perf_counter()
+        for metric in metrics:
+            metric.scores(maps, masks, None)
+        times.append((time.perf_counter() - began) / len(maps))
+    return min(times)
 
 
 def fit(runs: list[dict[str, Any]]) -> dict[str, float]:

@@ -26,7 +26,7 @@ def draw(found: dict[str, Any]) -> None:
 _HEAD = """# What an evaluation costs
 
 Everything here is written by `python benchmarks/scaling.py draw` from what `python benchmarks/scaling.py measure` left
-in `benchmarks/results/scaling.json`.
+in `benchmarks/results/scaling/measured.json`.
 
 ## Model and measurement
 
@@ -34,6 +34,8 @@ seconds = fixed + images x (decode + forward + sum over explainers (operations /
 memory = program + images x numbers. Phantoms of 64 px, timm's ResNet-18 with random weights, Grad-CAM, LayerCAM and
 three baselines, the phantom benchmark's metrics, one thread, nothing in the store. The model is fitted on the two
 smallest runs; the others are predicted. CPU seconds, as the machine does other things too.
+
+![CPU seconds and peak memory over the number of images, measured and by the model](scaling.png)
 """
 
 
@@ -66,8 +68,9 @@ def _operations(operations: dict[str, Any]) -> list[str]:
     lines = [
         "## Operations of a map",
         "",
-        f"Counted by torch's FlopCounterMode on DenseNet-121 at 224 px, one image; the forward pass that all share is "
-        f"{operations['forward'] / 1e9:.2f} GFLOP (an addition and a multiplication are two).",
+        f"Counted by torch's formulas on DenseNet-121 at 224 px, one image; the forward pass that all share is "
+        f"{operations['forward'] / 1e9:.2f} GFLOP (an addition and a multiplication are two). Methods that draw their "
+        "references from the training images, and those for other classifiers, are not counted.",
         "",
         "| explainer | forward passes |",
         "|---|---:|",
@@ -78,19 +81,20 @@ def _operations(operations: dict[str, Any]) -> list[str]:
 def _release(runs: list[dict[str, Any]], operations: dict[str, Any]) -> list[str]:
     """Draw the model to all images of the release and 30 explainers."""
     many = sorted(_multiples(operations).values())
-    chosen = (many * EXPLAINERS)[:EXPLAINERS] if len(many) < EXPLAINERS else many[:EXPLAINERS]
+    chosen = (many + many[: max(0, EXPLAINERS - len(many))])[:EXPLAINERS]
     cheap = [times for times in chosen if times <= CHEAP]
     medium = [times for times in chosen if CHEAP < times <= DEAR]
     dear = [times for times in chosen if times > DEAR]
     last = runs[-1]
-    a_map = last["seconds"]["metrics"] / (last["pairs"] * last["methods"]) * PIXELS / 64**2
+    a_map = operations["metrics_seconds_a_map"]
     here = operations["forward"] / _forward_seconds()
     lines = [
         f"## {RELEASE:,} images and {EXPLAINERS} explainers",
         "",
-        f"DenseNet-121 at 224 px, one map an image and explainer, the {EXPLAINERS} cheapest explainers of the table. "
-        f"Metrics of localization take {1000 * a_map:.1f} ms a map on one core (measured at 64 px, in proportion to "
-        "the pixels). The rates of the GPUs are assumptions, stated in the first column: none was at hand to measure.",
+        f"DenseNet-121 at 224 px, one map an image and explainer: the {len(many)} explainers of the table, the "
+        f"cheapest of them again to make {EXPLAINERS}. "
+        f"The phantom benchmark's metrics take {1000 * a_map:.1f} ms a map on one core. The rates of the GPUs are "
+        "assumptions, stated in the first column: none was at hand to measure.",
         "",
         "| machine | decode | forward | maps up to 4 passes | up to 100 | beyond | metrics on the CPU |",
         "|---|---:|---:|---:|---:|---:|---:|",
