@@ -31,9 +31,10 @@ from xaibench.classifiers.base import count_macs
 from xaibench.classifiers.gcm import GCM
 from xaibench.datasets.base import Split
 from xaibench.explainers.gcm import CCM, CWM
+from xaibench.harness.batch import Work
 from xaibench.harness.selection import select_metrics
 from xaibench.harness.setup import load_metrics, load_splits
-from xaibench.harness.stream import stream
+from xaibench.harness.stream import records_of
 from xaibench.harness.summary import summarize
 from xaibench.memory import keep_freed_memory
 from xaibench.types import Region, Sample
@@ -80,7 +81,7 @@ def measure(part: str, images: int, size: int) -> float:
     classification, localization = load_metrics(protocol)
     explainers: dict[str, Any] = {"cwm": CWM(), "ccm": CCM()}
     began = time.perf_counter()
-    records = stream(network, explainers, split, localization, frame=protocol.frame, batch_size=BATCH)
+    records = records_of(Work(network, explainers, split, localization, protocol.frame), BATCH)
     summarize("gcm", protocol, split, records, classification, localization, None)
     return 1000 * (time.perf_counter() - began) / images
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +18,13 @@ from tests.tiny import tiny_benchmark
 from xaibench import registry
 from xaibench.benchmark import Benchmark
 from xaibench.classifiers.base import Classifier, seeded
+from xaibench.datasets.loader import Decoder
+from xaibench.datasets.phantom import phantom
 from xaibench.explainers.base import Explainer, upsample
 from xaibench.harness import identity
 from xaibench.harness.evaluate import evaluate
+from xaibench.harness.kept import Kept
+from xaibench.harness.records import join
 from xaibench.harness.reopen import reopen
 from xaibench.harness.run import Run
 from xaibench.harness.store import Store
@@ -159,6 +164,55 @@ def test_other_weights_are_not_taken_for_the_same(tmp_path: Path, monkeypatch: p
     same(other, run(tmp_path, out=tmp_path / "alone", store=None))
 
 
+def test_an_attribute_that_no_tensor_tells_is_not_taken_for_the_same(tmp_path: Path) -> None:
+    class Scaled(Counting):
+        factor = 1.0
+
+        def __init__(self, factor: float) -> None:
+            super().__init__(tiny_benchmark().classes, 64)
+            self.factor = factor
+            self.register_buffer("shift", torch.full((1,), 0.5 * factor), persistent=False)
+
+        def features(self, images: torch.Tensor) -> torch.Tensor:
+            return super().features(images) * self.factor + self.shift
+
+    logits = []
+    for factor in (1.0, 3.0):
+        options: dict[str, Any] = {"out": tmp_path / str(factor), "store": tmp_path / "store", "batch_size": 8}
+        made = evaluate(Scaled(factor), ["brightness"], tiny_benchmark(), **options)
+        logits.append(made.predictions().filter(like="logit:").to_numpy())
+    assert not np.array_equal(logits[0], logits[1])
+
+
+def test_a_plugin_is_known_by_the_versions_of_what_it_needs(install: Any) -> None:
+    metadata = install("thin", {}, thin_layer="class Method: pass\n")
+    with (metadata / "METADATA").open("a") as file:
+        file.write("Requires-Dist: pillow>=1; python_version > '3'\nRequires-Dist: no-such-library\n")
+    (metadata / "top_level.txt").write_text("thin_layer\n")
+    (metadata / "RECORD").write_text("thin_layer.py,,\n")
+    identity._requirements.cache_clear()
+    assert identity._requirements("thin_layer") == {"pillow": importlib.metadata.version("pillow")}
+    method = __import__("thin_layer").Method
+    before = identity.code_of({method}, "maps")
+    identity._requirements.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.metadata, "version", lambda _: "another")
+        assert identity.code_of({method}, "maps") != before
+    identity._requirements.cache_clear()
+
+
+def test_a_level_of_chance_belongs_to_its_images(tmp_path: Path) -> None:
+    """A metric may be scored against a mask of the image (lungs), which the regions' hash does not tell."""
+    kept = Kept(Store(tmp_path), {"name": "c"}, {}, {})
+    split = phantom(classes=("No Finding", "Effusion"), input_size=32, options={"train": 2, "val": 2, "test": 8}).test
+    first, other = (kept.batch(split, rows) for rows in (range(4), range(4, 8)))
+    assert first is not None
+    assert other is not None
+    first.keep_scores(None, [], {"masks": "alike"}, {"metric": np.zeros((1, 1))}, {})
+    assert first.scores(None, [], {"masks": "alike"}) is not None
+    assert other.scores(None, [], {"masks": "alike"}) is None
+
+
 def test_edited_code_is_not_taken_for_the_same(tmp_path: Path, install: Any) -> None:
     source = (
         "from xaibench.explainers.base import Explainer\n"
@@ -268,6 +322,17 @@ def test_a_report_takes_the_maps_that_the_run_left(tmp_path: Path) -> None:
         np.testing.assert_allclose(heat, shown[pair], rtol=1e-5, atol=1e-6)  # other batches, float32's rounding
 
 
+def test_a_report_of_a_rounded_run_takes_its_rounded_maps(tmp_path: Path) -> None:
+    made = run(tmp_path, precision="bf16")
+    pairs = sorted({(str(row.image), str(row["class"])) for _, row in made.images()[["image", "class"]].iterrows()})
+    CALLS.clear()
+    opened = reopen(made, store=tmp_path / "store")
+    shown: list[torch.Tensor] = []
+    opened.show(pairs, ["brightness"], lambda *said: shown.append(said[3]))
+    assert CALLS == []
+    assert len(shown) == len(pairs)
+
+
 @pytest.mark.parametrize("room", [1, 3])
 def test_a_batch_that_the_memory_cannot_hold_is_halved(tmp_path: Path, room: int) -> None:
     whole = run(tmp_path, out=tmp_path / "whole", store=None)
@@ -287,3 +352,18 @@ def test_one_image_too_large_is_an_error(tmp_path: Path) -> None:
     ROOM[0] = 0
     with pytest.raises(torch.OutOfMemoryError):
         run(tmp_path, store=None)
+
+
+def test_what_was_decoded_for_a_batch_that_is_halved_is_dropped() -> None:
+    split = phantom(classes=("No Finding", "Effusion"), input_size=32, options={"train": 2, "val": 2, "test": 8}).test
+    with Decoder(split) as decoder:
+        decoder.submit(range(8))
+        decoder.forget()
+        assert decoder._waiting == {}
+        assert [sample.id for sample in decoder.take(range(4)).samples] == list(split.ids[:4])
+
+
+def test_no_parts_make_empty_records() -> None:
+    records = join([], (), ["brightness"])
+    assert len(records.logits) == len(records.pair_images) == 0
+    assert records.values["brightness"].shape == (0, 0)

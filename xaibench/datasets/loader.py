@@ -86,6 +86,13 @@ class Decoder:
         self.submit(rows)
         return stack([job.result() for job in self._waiting.pop(tuple(rows))], pin=self._pin)
 
+    def forget(self) -> None:
+        """Drop what was submitted and not taken."""
+        for jobs in self._waiting.values():
+            for job in jobs:
+                job.cancel()
+        self._waiting.clear()
+
     def __enter__(self) -> Self:
         return self
 

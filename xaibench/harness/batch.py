@@ -40,7 +40,19 @@ class Sheet(Protocol):
 
 @dataclass
 class Work:
-    """What all batches have in common; see `xaibench.harness.stream.stream`."""
+    """What all batches of an evaluation have in common.
+
+    Attributes:
+        frame: where localization is measured; metrics that ask the network get the maps in the input's frame.
+        regions: "boxes" or "mask".
+        task: "multiclass" or "multilabel", for the probability of a class.
+        sheet: is shown the maps that it wants: those that are scored, and of the own classes of images without regions.
+        running: is told which metric asks the network now.
+        kept: what is known already is taken from here, and what is new goes there.
+        precision, compiled: see `xaibench.harness.forward.Forward`.
+        decode_workers: processes that decode images; 0 for threads.
+        remake: makes the classifier again, its trained part untrained: for a worker that it can't be sent to.
+    """
 
     classifier: Classifier
     explainers: Mapping[str, Explainer]
@@ -56,7 +68,6 @@ class Work:
     compiled: bool = False
     decode_workers: int = 0
     remake: Callable[[], Classifier] | None = None
-    """Makes the classifier again, its trained part untrained: for a worker that it can't be sent to."""
 
     def __post_init__(self) -> None:
         self.scored: dict[str, int] = {}

@@ -65,6 +65,24 @@ class Local:
         return None
 
 
+def check_engine(name: str) -> None:
+    """Return if there is such an engine, so that a wrong name is no surprise after hours of training.
+
+    Raises:
+        UsageError: no such engine.
+        XaibenchError: Ray is not installed.
+    """
+    if name not in ENGINES:
+        raise UsageError(f"there is no engine {name!r}. {did_you_mean(name, ENGINES)}")
+    if name == "ray":
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            import ray  # noqa: F401
+        except ImportError as error:
+            raise XaibenchError(f"--engine ray needs Ray ({error}): pip install 'xaibench[ray]'") from error
+
+
 def make_engine(name: str, *, threads: int | None = None, device: str = "auto", **options: Any) -> Engine:
     """Make an engine by its name.
 
@@ -78,19 +96,12 @@ def make_engine(name: str, *, threads: int | None = None, device: str = "auto", 
         UsageError: no such engine, or an option that it does not have.
         XaibenchError: Ray is not installed, or the cluster can't be reached.
     """
-    if name not in ENGINES:
-        raise UsageError(f"there is no engine {name!r}. {did_you_mean(name, ENGINES)}")
+    check_engine(name)
     given = {key: value for key, value in options.items() if value is not None}
     if name == "local":
         if given:
             raise UsageError(f"the local engine has no {min(given)}: add --engine ray")
         return Local(threads)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray  # noqa: F401
-    except ImportError as error:
-        raise XaibenchError(f"--engine ray needs Ray ({error}): pip install 'xaibench[ray]'") from error
     from xaibench.harness.ray_engine import RayEngine
 
     return RayEngine(threads=threads, device=device, **given)

@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,8 @@ from xaibench.doctor import glance
 from xaibench.errors import UsageError, XaibenchError
 from xaibench.explainers.base import Explainer
 from xaibench.harness.batch import Work
-from xaibench.harness.engine import Engine, make_engine
-from xaibench.harness.forward import Forward, Precision, find_batch_size
+from xaibench.harness.engine import Engine, check_engine, make_engine
+from xaibench.harness.forward import Precision, find_batch_size
 from xaibench.harness.kept import Kept
 from xaibench.harness.records import Records
 from xaibench.harness.run import Run, save_run
@@ -102,27 +103,7 @@ def evaluate(
         XaibenchError: anything that the user can mend; says what and how.
     """
     if isinstance(engine, str):
-        with make_engine(engine, device=device) as opened:
-            return evaluate(
-                classifier,
-                explainers,
-                benchmark,
-                data_root=data_root,
-                out=out,
-                options=options,
-                recipe=recipe,
-                checkpoint=checkpoint,
-                metrics=metrics,
-                batch_size=batch_size,
-                device=device,
-                devices=devices,
-                store=store,
-                precision=precision,
-                compiled=compiled,
-                decode_workers=decode_workers,
-                engine=opened,
-                progress=progress,
-            )
+        check_engine(engine)
     progress = progress or Progress()
     if isinstance(explainers, str) or not explainers:
         raise UsageError('explainers: give a list of at least one name, such as ["cwm"]')
@@ -149,13 +130,8 @@ def evaluate(
     model.optimized()
     shelf = Store(store) if store else None
     methods = {**asked, **baselines}
-    predict = Forward(model, precision, compiled=compiled)
     size = find_batch_size(model) if batch_size == "auto" else batch_size
-    kept = Kept.of(shelf, classifier, model, spec.options, methods, localization, splits, predict) if shelf else None
-    examined = _examined(model, asked, splits, kept)
-    began = time.perf_counter()
     sheets = ContactSheets(protocol, list(asked)) if out else None  # matplotlib only where something is drawn
-    progress.stage("explaining", len(splits.test))
     work = Work(
         model,
         methods,
@@ -166,21 +142,27 @@ def evaluate(
         task=protocol.task,
         sheet=sheets,
         running=progress.metric,
-        kept=kept,
         precision=precision,
         compiled=compiled,
         decode_workers=decode_workers,
         remake=remake,
     )
-    records = engine.records(work, size, progress)
-    validation, untuned = _validate(work, splits, size, engine, progress)
+    if shelf:
+        work.kept = Kept.of(shelf, classifier, spec.options, work, splits)
+    examined = _examined(model, asked, splits, work.kept)
+    began = time.perf_counter()
+    progress.stage("explaining", len(splits.test))
+    with make_engine(engine, device=device) if isinstance(engine, str) else nullcontext(engine) as opened:
+        records = opened.records(work, size, progress)
+        validation, untuned = _validate(work, splits, size, opened, progress)
+        ran = {**work.forward.identity(), **opened.about()}
     progress.stage("intervals", 1)
     scores = summarize(classifier, protocol, splits.test, records, classification, localization, validation)
     progress.advance(1)
     notes = [*splits.notes, *notes, *left_out, *untuned, *_selection_note(spec), *_failure_notes(records)]
     notes += [*examined, *_store_notes(shelf)]
     record = _record(model, spec, weights, splits, records, time.perf_counter() - began, size)
-    record |= {**predict.identity(), **engine.about()}
+    record |= ran
     name = f"{protocol.name}-{classifier.replace(':', '-').replace('/', '-')}"
     parts: list[Any] = [protocol.hash, record["weights"], list(asked), list(baselines), record["data"]]
     if model.comes_trained and spec.options:  # of one that is trained they are in the recipe's hash

@@ -29,7 +29,7 @@ class Forward:
 
     Args:
         classifier: in eval mode.
-        precision: "float32"; or "bf16" or "fp16", by autocast: results change by rounding (see README).
+        precision: "float32"; or "bf16" or "fp16", by autocast: results change by rounding, and the record says so.
         compiled: by `torch.compile`, which takes a minute and a C++ compiler (on a GPU: Triton) the first time.
 
     Raises:

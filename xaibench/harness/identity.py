@@ -6,6 +6,7 @@ today's. What can't be identified (a class typed into a notebook, maps read from
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import inspect
@@ -15,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 from xaibench.benchmark import digest
 from xaibench.classifiers.base import Classifier, hash_tensors
@@ -29,8 +32,9 @@ _OURS = {
     "maps": ("types.py", "classifiers", "datasets", "explainers"),
     "scores": ("types.py", "classifiers", "datasets", "explainers", "metrics"),
     "doctor": ("types.py", "classifiers", "datasets", "explainers", "doctor"),
+    "engine": ("types.py", "classifiers", "datasets", "explainers", "metrics", "harness"),
 }
-"""The parts of this package that decide a map, a score of it, and what the doctor says of both."""
+"""The parts of this package that decide a map, a score of it, what the doctor says of both, and what a worker does."""
 
 
 def libraries() -> dict[str, str]:
@@ -56,12 +60,26 @@ def classifier_identity(name: str, classifier: Classifier, options: Mapping[str,
         "options": json.dumps(dict(options), sort_keys=True, default=repr),
         "classes": list(classifier.classes),
         "input_size": classifier.input_size,
-        "state": hash_tensors(classifier.state_dict().items()),
+        "state": hash_tensors([*classifier.state_dict().items(), *classifier.named_buffers()]),
+        "settings": digest(_settings(classifier)),
         "weights": classifier.weights.sha256,
         "device": classifier.device.type,
         "dtype": str(next((p.dtype for p in classifier.parameters()), None)),
         "libraries": libraries(),
     }
+
+
+def _settings(classifier: Classifier) -> list[Any]:
+    """Return the plain attributes of all layers: strides, sizes, factors, which no tensor of the state tells."""
+    plain = (bool, int, float, str, type(None))
+    return [
+        [name, attribute, repr(value)]
+        for name, layer in classifier.named_modules()
+        for attribute, value in sorted(vars(layer).items())
+        if not attribute.startswith("_")
+        and isinstance(value, (*plain, tuple))
+        and all(isinstance(part, plain) for part in (value if isinstance(value, tuple) else (value,)))
+    ]
 
 
 def explainer_identity(name: str, explainer: Explainer, splits: Splits) -> dict[str, Any] | None:
@@ -93,14 +111,30 @@ def code_of(objects: Iterable[Any], part: str) -> str | None:
 
     Args:
         objects: classes or functions.
-        part: "maps", "scores" or "doctor": which parts of this package count.
+        part: "maps", "scores", "doctor" or "engine": which parts of this package count.
     """
     packages = set()
     for thing in objects:
         for base in inspect.getmro(thing) if inspect.isclass(thing) else (thing,):
             packages.add(base.__module__.partition(".")[0])
-    hashes = {package: _sources(package, part) for package in sorted(packages - _BY_VERSION)}
-    return None if None in hashes.values() else digest(hashes)
+    others = sorted(packages - _BY_VERSION)
+    hashes = {package: _sources(package, part) for package in others}
+    return None if None in hashes.values() else digest([hashes, [_requirements(package) for package in others]])
+
+
+@cache
+def _requirements(package: str) -> dict[str, str]:
+    """Return the versions of what the distributions of a package need: a plugin may be a thin layer over its library.
+
+    Of this package they are `libraries`.
+    """
+    found: dict[str, str] = {}
+    for distribution in () if package == "xaibench" else importlib.metadata.packages_distributions().get(package, ()):
+        for requirement in importlib.metadata.requires(distribution) or ():
+            name = Requirement(requirement).name
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[name] = importlib.metadata.version(name)
+    return found
 
 
 @cache

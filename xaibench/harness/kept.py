@@ -9,23 +9,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split, Splits
 from xaibench.doctor import glance
-from xaibench.explainers.base import Explainer
-from xaibench.harness.forward import Forward
 from xaibench.harness.identity import classifier_identity, code_of, explainer_identity, metric_identity
-from xaibench.harness.records import MapMetric
 from xaibench.harness.store import Found, Store, key_of
 from xaibench.metrics.explained import Explained
 from xaibench.types import BoolArray, Frame
+
+if TYPE_CHECKING:
+    from xaibench.harness.batch import Work
 
 Pairs = Sequence[tuple[int, int]]
 """Row of an image in the split, and class index."""
@@ -47,28 +46,22 @@ class Kept:
     metrics: Mapping[str, str | None]
 
     @classmethod
-    def of(
-        cls,
-        store: Store,
-        name: str,
-        classifier: Classifier,
-        options: Mapping[str, Any],
-        explainers: Mapping[str, Explainer],
-        metrics: Sequence[MapMetric],
-        splits: Splits,
-        predict: Forward | None = None,
-    ) -> Kept | None:
-        """Identify what an evaluation is made of; None where the classifier's code can't be found."""
-        identity = classifier_identity(name, classifier, options)
+    def of(cls, store: Store, name: str, options: Mapping[str, Any], work: Work, splits: Splits) -> Kept | None:
+        """Identify what an evaluation is made of; None where the classifier's code can't be found.
+
+        Args:
+            name, options: of the classifier.
+            work: the evaluation.
+            splits: the data that explainers learn from.
+        """
+        identity = classifier_identity(name, work.classifier, options)
         if identity is None:
             return None
-        if predict is not None:
-            identity |= predict.identity()
         return cls(
             store,
-            identity,
-            {name: explainer_identity(name, explainer, splits) for name, explainer in explainers.items()},
-            {metric.metric.name: metric_identity(metric) for metric in metrics},
+            {**identity, **work.forward.identity()},
+            {name: explainer_identity(name, explainer, splits) for name, explainer in work.explainers.items()},
+            {metric.metric.name: metric_identity(metric) for metric in work.metrics},
         )
 
     def batch(self, split: Split, rows: range) -> KeptBatch | None:
@@ -196,12 +189,16 @@ class KeptBatch:
         identity = self.kept.explainers.get(explainer)
         if identity is None:
             return None
-        targets = [[row - self.rows.start, target] for row, target in pairs]
-        return {**self._predicted, "explainer": identity, "targets": targets, "frame": str(self.split.frame)}
+        frame = str(self.split.frame)
+        return {**self._predicted, "explainer": identity, "targets": self._targets(pairs), "frame": frame}
+
+    def _targets(self, pairs: Pairs) -> list[list[int]]:
+        """Return place in the batch and class of pairs."""
+        return [[row - self.rows.start, target] for row, target in pairs]
 
     def _scores(self, explainer: str | None, pairs: Pairs, where: Mapping[str, Any]) -> dict[str, Any] | None:
         if explainer is None:
-            return {"chance": True, **where}
+            return {"chance": True, "images": self.images, **where}  # a mask may be of the image, not of its regions
         parts = self._maps(explainer, pairs)
         return None if parts is None else {**parts, **where}
 
@@ -231,8 +228,7 @@ class PerturbedShelf:
         self.batch._write("perturbed", self._parts(name), {"scores": tensor.cpu().numpy()}, {})
 
     def _parts(self, name: str) -> dict[str, Any]:
-        targets = [[row - self.batch.rows.start, target] for row, target in self.pairs]
-        code = code_of({Explained}, "scores")
+        targets, code = self.batch._targets(self.pairs), code_of({Explained}, "scores")
         return {**self.batch._predicted, "targets": targets, "task": self.task, "what": name, "code": code}
 
 

@@ -119,7 +119,7 @@ class Worker:
 def fingerprint() -> dict[str, str]:
     """Return the versions of what decides numbers, and a hash of this package's code."""
     python = ".".join(platform.python_version_tuple()[:2])
-    code = code_of({Work}, "scores") or ""
+    code = code_of({Work}, "engine") or ""
     return {"python": python, "xaibench": xaibench.__version__, **libraries(), "code of xaibench": code[:12]}
 
 

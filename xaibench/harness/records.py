@@ -182,10 +182,11 @@ def join(parts: Sequence[Part], metrics: Sequence[MapMetric], names: Sequence[st
             seconds[name] += spent
     done = [name for name in names if name not in failed]
     width = len(columns)
+    pairs = np.concatenate([np.empty((0, 2), dtype=np.int64), *(part.pairs for part in parts)])
     records = Records(
-        logits=np.concatenate([part.logits for part in parts]),
-        pair_images=np.concatenate([part.pairs[:, 0] for part in parts]),
-        pair_targets=np.concatenate([part.pairs[:, 1] for part in parts]),
+        logits=np.concatenate([part.logits for part in parts]) if parts else np.empty((0, 0)),
+        pair_images=pairs[:, 0],
+        pair_targets=pairs[:, 1],
         columns=columns,
         values={name: _stack([part.values.get(name) for part in parts], np.empty((0, width))) for name in done},
         chance=np.concatenate([np.empty((0, width)), *(part.chance for part in parts)]),

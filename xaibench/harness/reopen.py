@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from xaibench.harness.setup import (
     weights_hash,
 )
 from xaibench.harness.store import Store, default_store
-from xaibench.harness.stream import stream
+from xaibench.harness.stream import records_of
 from xaibench.progress import Progress
 from xaibench.training.checkpoint import Making, find_checkpoint
 from xaibench.types import Region, Sample
@@ -83,57 +83,57 @@ class Reopened:
                 raise UsageError(f"image {image!r} with class {name!r} is not in the run's test split")
         wanted = {(rows[image], test.classes.index(name)) for image, name in pairs}
         made = make_explainers(explainers, (), self.classifier, self.splits)[0]
-
-        kept = self._kept(made)
+        work = self._work(made)
         progress.stage("explaining", len({row for row, _ in wanted}))
-        missing = wanted - self._show_kept(wanted, made, sheet, kept, progress) if kept else wanted
+        missing = wanted - _show_kept(work, wanted, sheet, int(self.run.record.get("batch_size", batch_size)), progress)
         if not missing:
             return
-        protocol = self.run.benchmark
-        records = stream(
-            self.classifier,
-            made,
-            _Chosen(test, sorted({row for row, _ in missing})),
-            (),
-            frame=protocol.frame,
-            regions=protocol.localization.regions,
-            batch_size=batch_size,
-            sheet=_Picked({(test.ids[row], target) for row, target in missing}, sheet),
-            advance=progress.advance,
-            kept=kept,
-        )
+        chosen = _Chosen(test, sorted({row for row, _ in missing}))
+        picked = _Picked({(test.ids[row], target) for row, target in missing}, sheet)
+        records = records_of(replace(work, split=chosen, sheet=picked), batch_size, progress.advance)
         for name, reason in records.failed.items():
             raise XaibenchError(f"explainer {name} failed ({reason})")
 
-    def _kept(self, made: Mapping[str, Explainer]) -> Kept | None:
-        if self.store is None:
-            return None
-        options = self.run.record["classifier_options"]
-        return Kept.of(self.store, self.run.classifier, self.classifier, options, made, (), self.splits)
+    def _work(self, made: Mapping[str, Explainer]) -> Work:
+        """Return what the run did, without its metrics: the same forward pass, hence the same maps."""
+        protocol, record = self.run.benchmark, self.run.record
+        work = Work(
+            self.classifier,
+            made,
+            self.splits.test,
+            (),
+            protocol.frame,
+            protocol.localization.regions,
+            precision=record.get("precision", "float32"),
+            compiled=record.get("compiled", False),
+        )
+        if self.store is not None:
+            work.kept = Kept.of(self.store, self.run.classifier, record["classifier_options"], work, self.splits)
+        return work
 
-    def _show_kept(
-        self, wanted: set[Place], made: Mapping[str, Explainer], sheet: Show, kept: Kept, progress: Progress
-    ) -> set[Place]:
-        """Show the maps that the run left in the store, of all explainers or of none; return which pairs."""
-        protocol, test, shown = self.run.benchmark, self.splits.test, set()
-        work = Work(self.classifier, made, test, (), protocol.frame, protocol.localization.regions, kept=kept)
-        size = int(self.run.record.get("batch_size", 32))  # entries are the run's batches
+
+def _show_kept(work: Work, wanted: set[Place], sheet: Show, size: int, progress: Progress) -> set[Place]:
+    """Show the maps that a run with batches of that size left in the store, of all explainers; return which pairs."""
+    shown: set[Place] = set()
+    if work.kept is None:
+        return shown
+    with Decoder(work.split) as decoder:
         for start in sorted({row // size * size for row, _ in wanted}):
-            rows = range(start, min(start + size, len(test)))
-            with Decoder(test) as decoder:
-                batch = BatchWork(work, rows, decoder, {}, {})
-                here = [(at, pair) for at, pair in enumerate(batch.pairs) if tuple(pair) in wanted]
-                found = {name: batch.at.maps(name, batch.pairs) if batch.at and here else None for name in made}
-            if not here or None in found.values():
+            batch = BatchWork(work, range(start, min(start + size, len(work.split))), decoder, {}, {})
+            here = [(at, pair) for at, pair in enumerate(batch.pairs) if pair in wanted]
+            if not here or batch.at is None:
                 continue
-            samples = {row: test[row] for row in dict.fromkeys(row for _, (row, _) in here)}
+            found = {name: batch.at.maps(name, batch.pairs) for name in work.explainers}
+            if None in found.values():
+                continue
+            samples = {row: work.split[row] for row in dict.fromkeys(row for _, (row, _) in here)}
             for name, entry in found.items():
                 assert entry is not None
                 for at, (row, target) in here:
                     sheet(name, target, samples[row], torch.from_numpy(entry.arrays["maps"][at]), float("nan"))
             progress.advance(len(samples))
             shown |= {pair for _, pair in here}
-        return shown
+    return shown
 
 
 class _Picked:

@@ -3,61 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
-from xaibench.classifiers.base import Classifier
-from xaibench.datasets.base import Split
 from xaibench.datasets.loader import Decoder
-from xaibench.explainers.base import Explainer
-from xaibench.harness.batch import BatchWork, Running, Sheet, Work
-from xaibench.harness.kept import Kept
-from xaibench.harness.records import MapMetric, Part, Records, join
+from xaibench.harness.batch import BatchWork, Work
+from xaibench.harness.records import Part, Records, join
 from xaibench.harness.scoring import out_of_memory
 from xaibench.harness.settling import Settling
-from xaibench.types import Frame
-
-__all__ = ["Running", "Sheet", "Work", "parts", "records_of", "stream", "unsettled"]
 
 
-def stream(
-    classifier: Classifier,
-    explainers: Mapping[str, Explainer],
-    split: Split,
-    metrics: Sequence[MapMetric],
-    *,
-    frame: Frame,
-    regions: str = "boxes",
-    task: str = "multiclass",
-    batch_size: int = 32,
-    sheet: Sheet | None = None,
-    advance: Callable[[int], None] = lambda _: None,
-    running: Running = lambda *_: None,
-    kept: Kept | None = None,
-) -> Records:
-    """Run a split through a classifier and its explainers, and score every map of a class with a region.
+def records_of(work: Work, batch_size: int, advance: Callable[[int], None] = lambda _: None) -> Records:
+    """Run a whole split through, batch by batch; `advance` is told how many images are done.
 
     An explainer that fails is given up and named in `Records.failed`; a metric that fails on an explainer's maps is
     given up there and named in `Records.given_up`. The others go on. What an explainer hangs on the classifier is taken
     away again, so that the others see the classifier as it was. Where the memory does not suffice for a batch, it and
     those after it are halved.
-
-    Args:
-        frame: where localization is measured; metrics that ask the network get the maps in the input's frame.
-        regions: "boxes" or "mask".
-        task: "multiclass" or "multilabel", for the probability of a class.
-        sheet: is shown the maps that it wants: those that are scored, and of the own classes of images without regions.
-        advance: is told how many images are done.
-        running: is told which metric asks the network now.
-        kept: what is known already is taken from here, and what is new goes there.
     """
-    work = Work(classifier, explainers, split, metrics, frame, regions, task, sheet, running, kept)
-    return records_of(work, batch_size, advance)
-
-
-def records_of(work: Work, batch_size: int, advance: Callable[[int], None] = lambda _: None) -> Records:
-    """Run a whole split through, batch by batch; see `stream`."""
     done = []
     for part in parts(work, range(len(work.split)), batch_size):
         done.append(part)
@@ -108,6 +72,7 @@ def unsettled(
                 if len(chunk) == 1 or not out_of_memory(error):
                     raise
                 half, following = (len(chunk) + 1) // 2, None
+                decoder.forget()
                 plan = deque([*_chunks(chunk, half), *(near for later in plan for near in _chunks(later, half))])
                 if work.classifier.device.type == "cuda":
                     torch.cuda.empty_cache()

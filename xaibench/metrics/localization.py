@@ -266,5 +266,5 @@ def lung_coverage(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] = 
     >>> lung_coverage(torch.tensor([[[4.0, 1.0], [-5.0, 3.0]]]), lungs, thresholds=[0.2, 0.5]).tolist()
     [[1.0, 0.5]]
     """
-    _ops.check_maps(maps, masks)
-    return _ops.nan_where(_ops.undefined(maps, masks), _ops.visible_share(maps, masks, thresholds))
+    covered: Tensor = visible_in_box(maps, masks, thresholds=thresholds)
+    return covered
