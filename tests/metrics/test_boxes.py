@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
-from xaibench.metrics import Metric
-from xaibench.metrics._boxes import component_boxes, overlaps
+from xaibench.metrics import Metric, _boxes, _ops
+from xaibench.metrics._boxes import boxes_above, component_boxes, matches
 from xaibench.metrics.boxes import (
     LEVELS,
     box_iou,
@@ -18,6 +23,7 @@ from xaibench.metrics.boxes import (
     t_iou_false_positives,
 )
 from xaibench.metrics.localization import THRESHOLDS
+from xaibench.metrics.pooled import max_box_acc, max_box_acc_v2
 
 
 def painted(*parts: tuple[int, slice, slice], side: int = 20) -> Tensor:
@@ -83,13 +89,15 @@ def test_overlaps_are_torchvisions() -> None:
     masks = np.random.default_rng(2).random((4, 24, 24)) < 0.1
     masks[3] = False
     boxes, regions = component_boxes(segments), component_boxes(masks)
-    iou, iobb = overlaps(boxes, regions, boxes.image)
+    found = matches(boxes, regions, 1)
     for image in range(3):
         mine, others = (torch.from_numpy(b.corners[b.image == image]).double() for b in (boxes, regions))
         expected = ops.box_iou(mine, others).amax(1).numpy()
-        np.testing.assert_allclose(iou[boxes.image == image], expected, rtol=0, atol=1e-12)
-    assert not iou[boxes.image == 3].any()
-    assert ((iobb >= iou) & (iobb <= 1)).all()
+        iou, iobb = found.overlap[:, found.image == image]
+        np.testing.assert_allclose(iou, expected[expected > 0], rtol=0, atol=1e-12)
+        assert ((iobb >= iou) & (iobb <= 1)).all()
+    assert not (found.image == 3).any()
+    assert found.number.tolist() == np.bincount(boxes.image).tolist()
 
 
 def wsolevaluation_box(map_: np.ndarray, threshold: float) -> tuple[int, int, int, int]:
@@ -159,14 +167,61 @@ def test_what_noise_is_worth() -> None:
     assert LEVELS == (60, 180)
 
 
+def listed(boxes: _boxes.Boxes) -> list[tuple[int, ...]]:
+    table = zip(boxes.image.tolist(), *boxes.corners.T.tolist(), boxes.pixels.tolist(), strict=True)
+    return sorted(table)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 1.0])
-def test_boxes_of_few_and_of_many_components_are_found_alike(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boxes_are_the_same_without_opencv(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     segments = np.random.default_rng(0).random((5, 40, 30)) < share
-    found = []
-    for few in (0, 10**6):
-        monkeypatch.setattr("xaibench.metrics._boxes._FEW", few)
-        found.append(component_boxes(segments))
-    for name in ("corners", "image", "pixels", "images"):
-        one, other = (np.asarray(getattr(boxes, name)) for boxes in found)
-        np.testing.assert_array_equal(one, other)
-        assert one.dtype == other.dtype
+    found = component_boxes(segments)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    other = component_boxes(segments)
+    assert listed(found) == listed(other)
+    assert [a.dtype for a in (found.corners, found.image, found.pixels)] == [
+        a.dtype for a in (other.corners, other.image, other.pixels)
+    ]
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
+def test_components_by_their_outlines_are_those_by_their_pixels(segment: np.ndarray) -> None:
+    by_outline = _boxes._components_by_outline(segment.view(np.uint8))
+    by_scipy = _boxes._components_by_scipy(segment)
+    assert sorted(by_outline.tolist()) == sorted(by_scipy.tolist())
+    assert by_outline.dtype == by_scipy.dtype == np.int32
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.4, 0.5, 0.6, 0.8, 0.98])
+def test_components_of_larger_images_by_their_outlines(share: float) -> None:
+    ndimage = pytest.importorskip("scipy.ndimage")
+    rng = np.random.default_rng(7)
+    for sigma in (0, 1, 3):
+        noise = ndimage.gaussian_filter(rng.random((97, 131)), sigma)
+        segment = noise < np.quantile(noise, share)
+        by_outline = _boxes._components_by_outline(segment.view(np.uint8))
+        assert sorted(by_outline.tolist()) == sorted(_boxes._components_by_scipy(segment).tolist())
+
+
+@given(
+    arrays(np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))),
+    st.lists(st.integers(0, 254), min_size=1, max_size=6),
+)
+def test_boxes_above_levels_are_those_of_the_binary_images(grey: np.ndarray, levels: list[int]) -> None:
+    segments = np.stack([image > level for image in grey for level in levels])
+    found = boxes_above(grey, levels)
+    assert listed(found) == listed(component_boxes(segments))
+    assert found.images == len(grey) * len(levels)
+
+
+def test_metrics_that_share_their_steps_score_the_same() -> None:
+    generator = torch.Generator().manual_seed(5)
+    maps, masks = torch.rand(6, 24, 20, generator=generator), torch.rand(6, 24, 20, generator=generator) > 0.9
+    masks[4], maps[5] = False, 1.0
+    used = [box_iou, max_box_acc, max_box_acc_v2, t_iou, t_iobb, t_iou_false_positives, t_iobb_false_positives]
+    apart = [(m(maps, masks), m.chance(masks, **m.parameters)) for m in used]
+    with _ops.sharing():
+        together = [(m(maps, masks), m.chance(masks, **m.parameters)) for m in used]
+    for ours, theirs in zip(apart, together, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert torch.equal(one.nan_to_num(-1), other.nan_to_num(-1))

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +27,32 @@ CHUNK_PIXELS = 2**22
 
 CACHE_PIXELS = 2**18
 """Pixels sorted at once: two megabytes of keys."""
+
+
+Made = TypeVar("Made")
+_SHARED: ContextVar[dict[Any, Any] | None] = ContextVar("shared", default=None)
+
+
+@contextmanager
+def sharing() -> Iterator[None]:
+    """Let the metrics that are called inside the block share steps on the same tensors, which nobody changes there."""
+    token = _SHARED.set({})
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
+def once(step: Callable[..., Made], *tensors: Tensor, **options: Any) -> Made:
+    """Return ``step(*tensors, **options)``; inside `sharing`, made at most once for the same tensors and options."""
+    known = _SHARED.get()
+    if known is None:
+        return step(*tensors, **options)
+    key = (step, *map(id, tensors), *sorted(options.items()))
+    if key not in known:
+        known[key] = (step(*tensors, **options), tensors)  # which live as long, so that an id stays theirs
+    made: Made = known[key][0]
+    return made
 
 
 def check_maps(maps: Tensor, masks: Tensor | None) -> None:

@@ -19,17 +19,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache, partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from xaibench.errors import UsageError
 from xaibench.metrics import _ops
-from xaibench.metrics._boxes import Boxes, FloatArray, component_boxes, overlaps
+from xaibench.metrics._boxes import IOBB, IOU, Boxes, FloatArray, Matches, boxes_above, component_boxes, matches
 from xaibench.metrics.base import metric
 from xaibench.metrics.localization import THRESHOLDS
 
@@ -39,37 +37,43 @@ LEVELS = (60, 180)
 NOISE_PIXELS = 2**21
 """Thresholded pixels of noise that a chance level rests on, in 4 to 500 maps, each then mirrored both ways."""
 
-IOU, IOBB = 0, 1
-
 
 def _detect(maps: Tensor, levels: Sequence[int]) -> Boxes:
     """Return the boxes of the maps above each of L grey levels: of B * L binary images, a map's side by side."""
     if not len(levels) or not all(0 <= level < 255 for level in levels):
         raise UsageError(f"levels must be grey levels from 0 to 254, got {list(levels)}")
-    grey = _ops.grey_levels(maps).cpu().numpy()[:, None]
-    segments = grey > np.asarray(levels)[:, None, None]
-    return component_boxes(segments.reshape(-1, *grey.shape[2:]))
+    return boxes_above(_ops.grey_levels(maps).to(torch.uint8).cpu().numpy(), levels)
 
 
-Score = Callable[[Boxes, FloatArray], FloatArray]
-"""From boxes of B * L binary images and their overlaps (2, M) with the regions to scores (B, columns)."""
+Score = Callable[[Matches], FloatArray]
+"""From the boxes of B * L binary images that touch a region to scores (B, columns)."""
+
+
+def _matches(maps: Tensor, masks: Tensor, levels: Sequence[int]) -> Matches:
+    return matches(_detect(maps, levels), component_boxes(masks.cpu().numpy()), len(levels))
 
 
 def _scores(score: Score, maps: Tensor, masks: Tensor, levels: Sequence[int]) -> Tensor:
     _ops.check_maps(maps, masks)
-    boxes, regions = _detect(maps, levels), component_boxes(masks.cpu().numpy())
-    scores = score(boxes, overlaps(boxes, regions, boxes.image // len(levels)))
+    scores = score(_ops.once(_matches, maps, masks, levels=tuple(levels)))
     return _ops.nan_where(_ops.undefined(maps, masks), torch.from_numpy(scores).to(maps.device))
 
 
 def _chance(score: Score, masks: Tensor, levels: Sequence[int], *, largest: bool = False) -> Tensor:
-    """Return (B, columns): the mean score of noise. All noise is compared with one mask at a time: bounded memory."""
-    noise, regions = _noise(*masks.shape[-2:], tuple(levels), largest), component_boxes(masks.cpu().numpy())
-    owners = np.zeros(len(noise.image), dtype=np.int64)
-    means = [score(noise, overlaps(noise, regions, owners + index)).mean(0) for index in range(len(masks))]
-    columns = score(noise, np.zeros((2, len(owners)))).shape[1]
-    levels_of = torch.from_numpy(np.array(means).reshape(-1, columns)).to(masks.device)
-    return _ops.nan_where(_ops.area(masks).isnan(), levels_of)
+    """Return (B, columns): the mean score of noise."""
+    found = _ops.once(_noise_matches, masks, levels=tuple(levels), largest=largest)
+    columns = score(matches(_noise(*masks.shape[-2:], tuple(levels), largest), _NOWHERE, 1)).shape[1]
+    means = np.array([score(one).mean(0) for one in found]).reshape(-1, columns)
+    return _ops.nan_where(_ops.area(masks).isnan(), torch.from_numpy(means).to(masks.device))
+
+
+def _noise_matches(masks: Tensor, levels: tuple[int, ...], largest: bool) -> list[Matches]:
+    """Return how noise overlaps with each mask: all noise is compared with one mask at a time."""
+    noise = _noise(*masks.shape[-2:], levels, largest)
+    return [matches(noise, component_boxes(mask[None]), noise.images) for mask in masks.cpu().numpy()]
+
+
+_NOWHERE = component_boxes(np.zeros((1, 1, 1), dtype=bool))
 
 
 def noise_maps(height: int, width: int, levels: int) -> int:
@@ -84,24 +88,15 @@ def _noise(height: int, width: int, levels: tuple[int, ...], largest: bool) -> B
     maps = torch.rand(number, height, width, generator=torch.Generator().manual_seed(0))
     boxes = _detect(maps, levels)
     if largest:
-        kept = _is_largest(boxes)
-        boxes = replace(boxes, corners=boxes.corners[kept], image=boxes.image[kept], pixels=boxes.pixels[kept])
+        boxes = boxes.select(boxes.largest)
     top, left, bottom, right = boxes.corners.T
     corners = [
-        np.stack([y[0], x[0], y[1], x[1]], axis=1)
+        np.stack([y[0], x[0], y[1], x[1]])
         for y in ((top, bottom), (height - bottom, height - top))
         for x in ((left, right), (width - right, width - left))
     ]
-    image = [boxes.image + copy * boxes.images for copy in range(4)]
-    return Boxes(np.concatenate(corners), np.concatenate(image), np.tile(boxes.pixels, 4), 4 * boxes.images)
-
-
-def _is_largest(boxes: Boxes) -> npt.NDArray[np.bool_]:
-    """Return (M,): is a box that of its image's largest component, or of one of them?"""
-    largest = np.zeros(boxes.images, dtype=np.int64)
-    np.maximum.at(largest, boxes.image, boxes.pixels)
-    kept: npt.NDArray[np.bool_] = boxes.pixels == largest[boxes.image]
-    return kept
+    image = [boxes.image + np.int32(copy * boxes.images) for copy in range(4)]
+    return Boxes(np.concatenate(corners, axis=1).T, np.concatenate(image), np.tile(boxes.pixels, 4), 4 * boxes.images)
 
 
 def _check_thresholds(thresholds: Sequence[float]) -> FloatArray:
@@ -110,22 +105,19 @@ def _check_thresholds(thresholds: Sequence[float]) -> FloatArray:
     return np.asarray(thresholds, dtype=np.float64)
 
 
-def _hits(
-    boxes: Boxes, overlap: FloatArray, *, kind: int, levels: Sequence[int], thresholds: Sequence[float]
-) -> FloatArray:
+def _hits(found: Matches, *, kind: int, levels: Sequence[int], thresholds: Sequence[float]) -> FloatArray:
     """Return (B, T): 1 where any box of the map, at any level, overlaps more than T."""
-    best = np.zeros(boxes.images // len(levels))
-    np.maximum.at(best, boxes.image // len(levels), overlap[kind])
+    best = np.zeros(len(found.number) // len(levels))
+    np.maximum.at(best, found.image // len(levels), found.overlap[kind])
     return (best[:, None] > _check_thresholds(thresholds)).astype(np.float64)
 
 
-def _false_positives(
-    boxes: Boxes, overlap: FloatArray, *, kind: int, levels: Sequence[int], thresholds: Sequence[float]
-) -> FloatArray:
+def _false_positives(found: Matches, *, kind: int, levels: Sequence[int], thresholds: Sequence[float]) -> FloatArray:
     """Return (B, T): how many boxes of the map, at all levels, overlap no more than T."""
-    maps, number = boxes.image // len(levels), boxes.images // len(levels)
-    failing = overlap[kind] <= _check_thresholds(thresholds)[:, None]
-    return np.stack([np.bincount(maps, row, number) for row in failing], axis=1).astype(np.float64)  # int if empty
+    number = found.number.reshape(-1, len(levels)).sum(1)
+    passing = found.overlap[kind] > _check_thresholds(thresholds)[:, None]
+    maps = found.image // len(levels)
+    return np.stack([number - np.bincount(maps[row], minlength=len(number)) for row in passing], axis=1).astype(float)
 
 
 T_IOU = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -270,13 +262,41 @@ def t_iobb_false_positives(
     return _scores(partial(_false_positives, kind=IOBB, levels=levels, thresholds=thresholds), maps, masks, levels)
 
 
-def _largest_iou(boxes: Boxes, overlap: FloatArray, *, columns: int) -> FloatArray:
+def _largest_iou(found: Matches, *, columns: int) -> FloatArray:
     """Return (B, columns): the IoU of each binary image's largest component; the mean over several of that size."""
-    chosen = _is_largest(boxes)
-    summed, number = (
-        np.bincount(boxes.image, weights, boxes.images) for weights in (overlap[IOU] * chosen, chosen.astype(float))
-    )
-    return (summed / np.maximum(number, 1)).reshape(-1, columns)
+    image, overlap = found.image[found.largest], found.overlap[IOU, found.largest]
+    summed = np.bincount(image, overlap, len(found.ties))
+    ious: FloatArray = (summed / np.maximum(found.ties, 1)).reshape(-1, columns)
+    return ious
+
+
+def _best_iou(found: Matches, *, columns: int) -> FloatArray:
+    """Return (B, columns): the largest IoU of any of a binary image's boxes."""
+    best = np.zeros(len(found.number))
+    np.maximum.at(best, found.image, found.overlap[IOU])
+    return best.reshape(-1, columns)
+
+
+def box_ious(maps: Tensor, masks: Tensor, levels: Sequence[int]) -> tuple[FloatArray, FloatArray]:
+    """Return (B, L): the IoU of the largest component's box above each grey level, and the best of all boxes.
+
+    An image at a time, as each stands for as many binary ones as there are levels. What one metric asked, others
+    that ask within `_ops.sharing` need not detect again.
+    """
+    known = _ops.once(_nothing_known, maps, masks)
+    if lacking := [level for level in dict.fromkeys(levels) if level not in known]:
+        made = np.empty((2, len(maps), len(lacking)))
+        for row in range(len(maps)):
+            found = _matches(maps[row : row + 1], masks[row : row + 1], lacking)
+            made[:, row] = [score(found, columns=len(lacking))[0] for score in (_largest_iou, _best_iou)]
+        known.update({level: made[..., column] for column, level in enumerate(lacking)})
+    largest, best = np.stack([known[level] for level in levels], axis=-1)
+    return largest, best
+
+
+def _nothing_known(maps: Tensor, masks: Tensor) -> dict[int, FloatArray]:
+    """Return where `box_ious` (2, B) by grey level are remembered."""
+    return {}
 
 
 def _levels(thresholds: Sequence[float]) -> list[int]:
@@ -317,4 +337,6 @@ def box_iou(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] = THRESH
     >>> box_iou(maps, masks, thresholds=[0.2, 0.5]).tolist()
     [[0.5, 0.5]]
     """
-    return _scores(partial(_largest_iou, columns=len(thresholds)), maps, masks, _levels(thresholds))
+    _ops.check_maps(maps, masks)
+    scores = torch.from_numpy(box_ious(maps, masks, _levels(thresholds))[0]).to(maps.device)
+    return _ops.nan_where(_ops.undefined(maps, masks), scores)

@@ -12,8 +12,7 @@ The map is min-max scaled to 8 bits (signed: zero plays no part), and foreground
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,9 +20,9 @@ from torch import Tensor
 
 from xaibench.errors import UsageError
 from xaibench.metrics import _ops
-from xaibench.metrics._boxes import Boxes, FloatArray, component_boxes, overlaps
+from xaibench.metrics._boxes import Boxes, FloatArray, component_boxes, matches
 from xaibench.metrics.base import Pool, metric
-from xaibench.metrics.boxes import IOU, _detect, _largest_iou, _levels, _noise
+from xaibench.metrics.boxes import _best_iou, _largest_iou, _levels, _noise, box_ious
 
 CANDIDATES = tuple(round(0.01 * step, 2) for step in range(100))
 """0, 0.01, ..., 0.99: shares of the map's range, as in wsolevaluation."""
@@ -145,52 +144,40 @@ def _reached(ious: FloatArray, deltas: Sequence[float]) -> FloatArray:
     return reached.reshape(len(ious), -1).astype(np.float64)
 
 
-def _largest_reaches(boxes: Boxes, overlap: FloatArray, *, columns: int, deltas: Sequence[float]) -> FloatArray:
-    return _reached(_largest_iou(boxes, overlap, columns=columns), deltas)
+def _accuracies(
+    which: int, maps: Tensor, masks: Tensor, thresholds: Sequence[float], deltas: Sequence[float]
+) -> Tensor:
+    """Return (B, J * T) of the largest component's box (0), or of the best box (1)."""
+    _ops.check_maps(maps, masks)
+    reached = torch.from_numpy(_reached(box_ious(maps, masks, _levels(thresholds))[which], deltas))
+    return _ops.nan_where(_ops.undefined(maps, masks), reached.to(maps.device))
 
 
-def _any_reaches(boxes: Boxes, overlap: FloatArray, *, columns: int, deltas: Sequence[float]) -> FloatArray:
-    best = np.zeros(boxes.images)
-    np.maximum.at(best, boxes.image, overlap[IOU])
-    return _reached(best.reshape(-1, columns), deltas)
-
-
-Score = Callable[[Boxes, FloatArray], FloatArray]
-
-
-def _accuracies(score: Score, maps: Tensor, masks: Tensor, levels: Sequence[int], columns: int) -> Tensor:
-    """Return (B, columns). An image at a time, as each stands for a hundred binary ones."""
-
-    def step(maps: Tensor, masks: Tensor) -> Tensor:
-        found = [np.empty((0, columns))]
-        for one, mask in zip(maps[:, None], masks[:, None], strict=True):
-            boxes, regions = _detect(one, levels), component_boxes(mask.cpu().numpy())
-            found.append(score(boxes, overlaps(boxes, regions, np.zeros(len(boxes.image), dtype=np.int64))))
-        return torch.from_numpy(np.concatenate(found)).to(maps.device)
-
-    return _gathered(step, maps, masks)
-
-
-def _accuracy_chance(score: Score, masks: Tensor, levels: Sequence[int], least: float, *, largest: bool) -> Tensor:
+def _accuracy_chance(which: int, masks: Tensor, thresholds: Sequence[float], deltas: Sequence[float]) -> Tensor:
     """Return (B, J * T): how often noise reaches each delta.
 
     Of noise's very many boxes only those are compared that are large enough, and small enough, to reach the least.
     """
-    noise, found = _noise(*masks.shape[-2:], tuple(levels), largest), []
-    sizes = (noise.corners[:, 2:] - noise.corners[:, :2]).prod(-1)
-    columns = score(noise, np.zeros((2, len(noise.image)))).shape[1]
+    noise, least = _sorted_noise(*masks.shape[-2:], tuple(_levels(thresholds)), which == 0), min(_check_deltas(deltas))
+    score, found = (_largest_iou, _best_iou)[which], []
     for mask in masks.cpu().numpy():
         regions = component_boxes(mask[None])
-        if not len(regions.corners):
-            found.append(np.full(columns, np.nan))
-            continue
-        own = (regions.corners[:, 2:] - regions.corners[:, :2]).prod(-1)
-        near = (sizes >= least * own.min()) & (sizes * least <= own.max())
-        overlap = np.zeros((2, len(sizes)))
-        some = replace(noise, corners=noise.corners[near], image=noise.image[near], pixels=noise.pixels[near])
-        overlap[:, near] = overlaps(some, regions, np.zeros(int(near.sum()), dtype=np.int64))
-        found.append(score(noise, overlap).mean(0))
-    return torch.from_numpy(np.array(found).reshape(-1, columns)).to(masks.device)
+        some = noise
+        if which and len(regions.sizes):
+            ends = regions.sizes.min() * least * (1 - 1e-9), regions.sizes.max() / least * (1 + 1e-9)
+            first, last = np.searchsorted(noise.sizes, ends)
+            some = noise.select(np.arange(first, last))
+        ious = score(matches(some, regions, noise.images), columns=len(thresholds))
+        found.append(_reached(ious, deltas).mean(0))
+    means = torch.from_numpy(np.array(found).reshape(-1, len(thresholds) * len(deltas)))
+    return _ops.nan_where(_ops.area(masks).isnan(), means.to(masks.device))
+
+
+@lru_cache(maxsize=4)
+def _sorted_noise(height: int, width: int, levels: tuple[int, ...], largest: bool) -> Boxes:
+    """Return `_noise`, the smallest boxes first."""
+    noise = _noise(height, width, levels, largest)
+    return noise.select(np.argsort(noise.sizes, kind="stable"))
 
 
 def _box_columns(*, thresholds: Sequence[float], deltas: Sequence[float]) -> int:
@@ -201,8 +188,7 @@ def _max_box_chance(
     masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES, deltas: Sequence[float] = (0.5,)
 ) -> Tensor:
     """Return (B, J * T): how often the box of noise's largest component reaches each delta."""
-    score = partial(_largest_reaches, columns=len(thresholds), deltas=deltas)
-    return _accuracy_chance(score, masks, _levels(thresholds), min(_check_deltas(deltas)), largest=True)
+    return _accuracy_chance(0, masks, thresholds, deltas)
 
 
 @metric(
@@ -231,16 +217,14 @@ def max_box_acc(
     >>> max_box_acc(maps, masks, thresholds=[0.2, 0.5], deltas=[0.5, 0.7]).tolist()
     [[1.0, 1.0, 0.0, 0.0]]
     """
-    score = partial(_largest_reaches, columns=len(thresholds), deltas=deltas)
-    return _accuracies(score, maps, masks, _levels(thresholds), len(thresholds) * len(deltas))
+    return _accuracies(0, maps, masks, thresholds, deltas)
 
 
 def _max_box_v2_chance(
     masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES, deltas: Sequence[float] = DELTAS
 ) -> Tensor:
     """Return (B, J * T): how often any box of noise reaches each delta."""
-    score = partial(_any_reaches, columns=len(thresholds), deltas=deltas)
-    return _accuracy_chance(score, masks, _levels(thresholds), min(_check_deltas(deltas)), largest=False)
+    return _accuracy_chance(1, masks, thresholds, deltas)
 
 
 @metric(
@@ -267,8 +251,7 @@ def max_box_acc_v2(
     >>> max_box_acc_v2(maps, masks, thresholds=[0.2, 0.5], deltas=[0.5, 0.7]).tolist()
     [[1.0, 0.0, 1.0, 0.0]]
     """
-    score = partial(_any_reaches, columns=len(thresholds), deltas=deltas)
-    return _accuracies(score, maps, masks, _levels(thresholds), len(thresholds) * len(deltas))
+    return _accuracies(1, maps, masks, thresholds, deltas)
 
 
 def _pooled_precision(means: FloatArray) -> FloatArray:
