@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
-from xaibench.metrics import Metric
+from xaibench.metrics import Metric, _ops
 from xaibench.metrics.localization import energy
 from xaibench.metrics.ranking import (
     attribution_localisation,
@@ -186,3 +187,18 @@ def test_chance_is_what_noise_scores(metric: Metric, options: dict[str, int], ro
     scores = metric(maps, mask.expand(10_000, -1, -1), **options)
     expected = metric.chance(mask, **options).item()
     assert abs(scores.mean() - expected) <= 2.576 * scores.std() / 100
+
+
+@given(
+    arrays(np.float32, (3, 5, 7), elements=st.floats(-2, 2, width=16)),
+    arrays(bool, (3, 5, 7)),
+)
+def test_metrics_that_share_one_sort_score_the_same(maps: np.ndarray, masks: np.ndarray) -> None:
+    used = [pixel_auc, pixel_ap, relevance_rank_accuracy]
+    for values in (torch.from_numpy(maps), torch.from_numpy(maps).double()):
+        apart = [metric(values, torch.from_numpy(masks)) for metric in used]
+        with _ops.sharing():
+            kept = torch.from_numpy(masks)
+            together = [metric(values, kept) for metric in used]
+        for one, other in zip(apart, together, strict=True):
+            assert torch.equal(one.nan_to_num(-1), other.nan_to_num(-1))

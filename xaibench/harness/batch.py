@@ -22,6 +22,7 @@ from xaibench.harness.forward import Forward, Precision
 from xaibench.harness.kept import Kept, Pairs, masks_hash
 from xaibench.harness.records import MapMetric, Offer, Part, Plain, side_by_side
 from xaibench.harness.scoring import ExplainerFailedError, Maps, Scores
+from xaibench.metrics._ops import sharing
 from xaibench.types import Batch, BoolArray, Frame, Prediction, Region, Sample
 
 Running = Callable[[str, int, int, float], None]
@@ -215,16 +216,17 @@ class BatchWork:
         found = self.at.scores(None, self.pairs, self.where) if self.at else None
         known = dict(found.arrays) if found else {}
         blocks, new = [], False
-        for metric in self.work.metrics:
-            key = self.at.metric_key(metric.metric.name) if self.at else None
-            if key is None or (block := known.get(key)) is None:
-                try:
-                    block = metric.chance(self.masks_of(metric))
-                except Exception:  # its scores fail for the same reason, and say it
-                    block, key = metric.undefined(len(self.pairs)), None
-                if key is not None:
-                    known[key], new = block, True
-            blocks.append(block)
+        with sharing():
+            for metric in self.work.metrics:
+                key = self.at.metric_key(metric.metric.name) if self.at else None
+                if key is None or (block := known.get(key)) is None:
+                    try:
+                        block = metric.chance(self.masks_of(metric))
+                    except Exception:  # its scores fail for the same reason, and say it
+                        block, key = metric.undefined(len(self.pairs)), None
+                    if key is not None:
+                        known[key], new = block, True
+                blocks.append(block)
         if self.at and new:
             self.at.keep_scores(None, self.pairs, self.where, known, {})
         return side_by_side(blocks, len(self.pairs))

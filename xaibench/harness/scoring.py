@@ -18,6 +18,7 @@ from xaibench.errors import NotApplicableError
 from xaibench.explainers.base import Explainer, upsample
 from xaibench.harness.kept import Pairs
 from xaibench.harness.records import MapMetric, Part, side_by_side
+from xaibench.metrics._ops import sharing
 from xaibench.metrics.explained import Explained
 from xaibench.registry import one_line
 
@@ -119,7 +120,8 @@ class Scores:
         Raises:
             ExplainerFailedError: the method failed.
         """
-        blocks = [self._metric(metric, part) for metric in self._batch.work.metrics]
+        with sharing():
+            blocks = [self._metric(metric, part) for metric in self._batch.work.metrics]
         _ = self.made, self.constant  # known now, kept with the scores
         self._keep()
         return side_by_side(blocks, len(self._maps.pairs))

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float64]
-_SMOOTH = 4
+_SMOOTH = 8
 """Changes from pixel to pixel in a row, on the average, up to which a binary image has few components."""
 IOU, IOBB = 0, 1
 """Rows of overlaps. IoBB is the share of the detected box that lies in the region's box."""

@@ -35,7 +35,7 @@ _SHARED: ContextVar[dict[Any, Any] | None] = ContextVar("shared", default=None)
 
 @contextmanager
 def sharing() -> Iterator[None]:
-    """Let the metrics that are called inside the block share steps on the same tensors, which nobody changes there."""
+    """Let the metrics that are called inside the block share steps on the same tensors."""
     token = _SHARED.set({})
     try:
         yield
@@ -43,12 +43,18 @@ def sharing() -> Iterator[None]:
         _SHARED.reset(token)
 
 
+def is_sharing() -> bool:
+    """Tell whether the caller runs inside `sharing`."""
+    return _SHARED.get() is not None
+
+
 def once(step: Callable[..., Made], *tensors: Tensor, **options: Any) -> Made:
     """Return ``step(*tensors, **options)``; inside `sharing`, made at most once for the same tensors and options."""
     known = _SHARED.get()
     if known is None:
         return step(*tensors, **options)
-    key = (step, *map(id, tensors), *sorted(options.items()))
+    versions = (0 if tensor.is_inference() else tensor._version for tensor in tensors)  # counts changes in place
+    key = (step, *map(id, tensors), *versions, *sorted(options.items()))
     if key not in known:
         known[key] = (step(*tensors, **options), tensors)  # which live as long, so that an id stays theirs
     made: Made = known[key][0]

@@ -141,7 +141,7 @@ def _check_deltas(deltas: Sequence[float]) -> FloatArray:
 def _reached(ious: FloatArray, deltas: Sequence[float]) -> FloatArray:
     """Return (B, J * T): whether each of (B, T) IoUs reaches each of J deltas."""
     reached = ious[:, None] >= _check_deltas(deltas)[:, None]
-    return reached.reshape(len(ious), -1).astype(np.float64)
+    return reached.reshape(len(ious), len(deltas) * ious.shape[1]).astype(np.float64)
 
 
 def _accuracies(

@@ -8,6 +8,9 @@ take the masks alone and return the score expected of a map of independent, iden
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -56,6 +59,8 @@ def relevance_rank_accuracy(maps: Tensor, masks: Tensor) -> Tensor:
     [0.75]
     """
     _ops.check_maps(maps, masks)
+    if _ops.is_sharing():  # with what sorts the pixels anyway
+        return _ops.nan_where(_ops.undefined(maps, masks), _by_rank("relevance_rank_accuracy", maps, masks))
     return _ops.nan_where(_ops.undefined(maps, masks), _ops.by_chunks(_rank_accuracy, maps, masks))
 
 
@@ -161,9 +166,21 @@ def _falling(maps: Tensor) -> Tensor:
     return torch.empty_like(values).scatter_(-1, order, numbers.double())
 
 
-def _ranked(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return of each pixel (B, N), largest value first: is it in the mask (bool); how many pixels, and how many of the
-    mask's, have values at least as large (int32).
+class _Ranked(NamedTuple):
+    """Of each pixel (B, N), the largest value first; see `_rank`."""
+
+    inside: Tensor
+    """Is it in the mask? Bool."""
+    values: Tensor
+    """Equal where the values are, int64; their order says nothing."""
+    passed: Tensor
+    """How many pixels have values at least as large, int32."""
+    hits: Tensor
+    """How many of the mask's pixels have values at least as large, int32."""
+
+
+def _rank(maps: Tensor, masks: Tensor) -> _Ranked:
+    """Rank the pixels.
 
     The mask rides in the lowest bit of the sorted numbers, where it only decides the order of equals, which plays no
     part: one fast sort, and no index to follow.
@@ -174,21 +191,54 @@ def _ranked(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     hits = inside.cumsum(-1, dtype=torch.int32)
     passed = torch.arange(1, keys.shape[1] + 1, dtype=torch.int32, device=keys.device).expand_as(hits)
     tied = values[:, 1:] == values[:, :-1]
-    if tied.sum():
+    if tied.any():
         passed = passed.clone()
         passed[:, :-1][tied] = keys.shape[1]
         passed = passed.flip(-1).cummin(-1).values.flip(-1)  # up to the last of each pixel's ties
         hits = hits.gather(-1, passed.long() - 1)
-    return inside, passed, hits
+    return _Ranked(inside, values, passed, hits)
 
 
-def _roc_auc(maps: Tensor, masks: Tensor) -> Tensor:
+def _roc_auc(ranked: _Ranked, masks: Tensor) -> Tensor:
     # Hits above or level, summed over the pixels outside, less misses above or level, over those inside: every pair of
     # one of each counts 1, 0 (level) or -1. Adding both sums' share of the hits leaves this. Whole numbers: exact.
-    inside, passed, hits = _ranked(maps, masks)
+    inside, _, passed, hits = ranked
     number = masks.sum((-2, -1))
     pairs = number * (inside.shape[1] - number)
     return 0.5 + (hits.sum(-1) - (passed * inside).sum(-1)).double() / (2 * pairs).double()
+
+
+def _average_precision(ranked: _Ranked, masks: Tensor) -> Tensor:
+    precision = torch.where(ranked.inside, ranked.hits.double() / ranked.passed.double(), 0.0)
+    return _ops.total(precision.reshape(masks.shape)) / masks.sum((-2, -1)).double()
+
+
+def _first_k(ranked: _Ranked, masks: Tensor) -> Tensor:
+    """Return what `_rank_accuracy` does."""
+    number = masks.sum((-2, -1))
+    last = ranked.values.gather(1, number.clamp(min=1)[:, None] - 1)
+    tied = ranked.values == last
+    above = tied.to(torch.int32).argmax(-1)  # the first of them; the numbers themselves have no order
+    found = ((torch.arange(tied.shape[1], device=tied.device) < above[:, None]) & ranked.inside).sum(-1)
+    wanted = number - above
+    return (found + wanted * _ops.share(ranked.inside[:, None], tied[:, None])) / number
+
+
+_BY_RANK = {"pixel_auc": _roc_auc, "pixel_ap": _average_precision, "relevance_rank_accuracy": _first_k}
+
+
+def _by_rank(name: str, maps: Tensor, masks: Tensor) -> Tensor:
+    """Return (B,): one of `_BY_RANK`; all of them are computed where metrics share their steps."""
+    names = tuple(_BY_RANK) if _ops.is_sharing() else (name,)
+    return _ops.once(_scores_by_rank, maps, masks, names=names)[:, names.index(name)]
+
+
+def _scores_by_rank(maps: Tensor, masks: Tensor, names: Sequence[str]) -> Tensor:
+    def step(maps: Tensor, masks: Tensor) -> Tensor:
+        ranked = _rank(maps, masks)
+        return torch.stack([_BY_RANK[name](ranked, masks) for name in names], dim=1)
+
+    return _ops.by_chunks(step, maps, masks)
 
 
 def _roc_auc_chance(masks: Tensor) -> Tensor:
@@ -218,13 +268,7 @@ def pixel_auc(maps: Tensor, masks: Tensor) -> Tensor:
     """
     _ops.check_maps(maps, masks)
     bad = _ops.undefined(maps, masks) | masks.all(-1).all(-1)
-    return _ops.nan_where(bad, _ops.by_chunks(_roc_auc, maps, masks))
-
-
-def _average_precision(maps: Tensor, masks: Tensor) -> Tensor:
-    inside, passed, hits = _ranked(maps, masks)
-    precision = torch.where(inside, hits.double() / passed.double(), 0.0)
-    return _ops.total(precision.reshape(maps.shape)) / masks.sum((-2, -1)).double()
+    return _ops.nan_where(bad, _by_rank("pixel_auc", maps, masks))
 
 
 def _ap_chance(masks: Tensor) -> Tensor:
@@ -258,4 +302,4 @@ def pixel_ap(maps: Tensor, masks: Tensor) -> Tensor:
     0.833333
     """
     _ops.check_maps(maps, masks)
-    return _ops.nan_where(_ops.undefined(maps, masks), _ops.by_chunks(_average_precision, maps, masks))
+    return _ops.nan_where(_ops.undefined(maps, masks), _by_rank("pixel_ap", maps, masks))
