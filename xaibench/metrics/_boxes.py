@@ -98,27 +98,29 @@ def boxes_above(grey: npt.NDArray[np.uint8], levels: Sequence[int]) -> Boxes:
     """
     found = []
     for image in grey:
-        rows, columns = image.max(1), image.max(0)
-        above = np.bincount(image.ravel(), minlength=256)[::-1].cumsum()[::-1]
+        above = np.bincount(image.ravel(), minlength=257)[::-1].cumsum()[::-1]
         known: dict[int, IntArray] = {}  # by the number of pixels above: the same pixels, then
-        for level in levels:
-            count = int(above[level + 1]) if level < 255 else 0
+        for level, window in zip(levels, _windows(image, levels), strict=True):
+            count = int(above[level + 1])
             if count not in known:
-                known[count] = _window(image, rows, columns, level)
+                top, left, bottom, right = window
+                parts = _components(image[top:bottom, left:right] > level)
+                known[count] = parts + np.array([top, left, top, left, 0], dtype=np.int32)
             found.append(known[count])
     return _gather(found, len(found))
 
 
-def _window(
-    image: npt.NDArray[np.uint8], rows: npt.NDArray[np.uint8], columns: npt.NDArray[np.uint8], level: int
-) -> IntArray:
-    """Return what `_components` does of the pixels above a level, looking only where there are some."""
-    down, across = np.flatnonzero(rows > level), np.flatnonzero(columns > level)
-    if not len(down):
-        return np.empty((0, 5), dtype=np.int32)
-    top, left = down[0], across[0]
-    found = _components(image[top : down[-1] + 1, left : across[-1] + 1] > level)
-    return found + np.array([top, left, top, left, 0], dtype=np.int32)
+def _windows(image: npt.NDArray[np.uint8], levels: Sequence[int]) -> list[list[int]]:
+    """Return top, left, bottom, right of the pixels above each level: where to look for components."""
+    ends = []
+    for axis in (1, 0):
+        most = image.max(axis)
+        first = np.searchsorted(np.maximum.accumulate(most), levels, side="right")
+        last = len(most) - np.searchsorted(np.maximum.accumulate(most[::-1]), levels, side="right")
+        ends += [first, last]
+    top, bottom, left, right = ends
+    windows: list[list[int]] = np.stack([top, left, bottom, right], axis=1).tolist()
+    return windows
 
 
 def _components(segment: npt.NDArray[np.bool_]) -> IntArray:
@@ -149,12 +151,15 @@ def _components_by_outline(binary: npt.NDArray[np.uint8]) -> IntArray:
     found: dict[int, list[int]] = {}
     holes = []
     for place, (outline, parent) in enumerate(zip(outlines, hierarchy[0, :, 3].tolist(), strict=True)):
-        steps, area = len(outline) if len(outline) > 1 else 0, cv2.contourArea(outline)
-        if parent < 0:
+        if len(outline) == 1:  # a pixel; around a hole there are four at least
+            ((left, top),) = outline[0].tolist()
+            found[place] = [top, left, top + 1, left + 1, 1]
+        elif parent < 0:
             left, top, width, height = cv2.boundingRect(outline)
-            found[place] = [top, left, top + height, left + width, round(area + steps / 2 + 1)]
+            pixels = int(cv2.contourArea(outline) + len(outline) / 2) + 1
+            found[place] = [top, left, top + height, left + width, pixels]
         else:
-            holes.append((parent, round(area - steps / 2 + 1)))
+            holes.append((parent, int(cv2.contourArea(outline) - len(outline) / 2) + 1))
     for parent, pixels in holes:
         found[parent][4] -= pixels
     return np.array(list(found.values()), dtype=np.int32)

@@ -183,6 +183,22 @@ def sort(values: Tensor) -> Tensor:
     return torch.from_numpy(np.sort(values.detach().numpy(), axis=-1))
 
 
+def falling(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the order of (B, N) float32 rows, the largest value first, and int32 numbers (B, N) in that order.
+
+    Numbers are equal where the values are. By counting their upper and their lower half (numpy's stable sort of 16 bits
+    is one), which no processor does badly; numpy's fastest sort takes six times as long as it might on some.
+    """
+    bits = (values.detach().numpy() + np.float32(0)).view(np.int32)  # no -0.0
+    keys = (bits ^ (~(bits >> 31) & 0x7FFFFFFF)).view(np.uint32)  # falls as the value rises, negative ones included
+    low, high = keys.astype(np.uint16), (keys >> 16).astype(np.uint16)
+    order = np.empty(values.shape, dtype=np.int64)
+    for row in range(len(order)):
+        first = np.argsort(low[row], kind="stable")
+        order[row] = first.take(np.argsort(high[row].take(first), kind="stable"))
+    return torch.from_numpy(order), torch.from_numpy(np.take_along_axis(keys.view(np.int32), order, axis=1))
+
+
 def kth_largest(values: Tensor, k: int) -> Tensor:
     """Return (B,): the k-th largest of each row of (B, N) values, k from 1 to N."""
     if values.device.type != "cpu":

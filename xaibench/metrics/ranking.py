@@ -33,11 +33,6 @@ def _inside_top(maps: Tensor, masks: Tensor, k: Tensor | int, last: Tensor) -> T
     return ((above & masks).sum((-2, -1)) + wanted * _ops.share(masks, tied)) / k
 
 
-def _rank_accuracy(maps: Tensor, masks: Tensor) -> Tensor:
-    ordered, k = _ops.sort(maps.flatten(1)), masks.sum((-2, -1))
-    return _inside_top(maps, masks, k, ordered.gather(1, (ordered.shape[1] - k.clamp(min=1))[:, None])[:, 0])
-
-
 @metric(
     "relevance_rank_accuracy",
     category="localization",
@@ -59,9 +54,7 @@ def relevance_rank_accuracy(maps: Tensor, masks: Tensor) -> Tensor:
     [0.75]
     """
     _ops.check_maps(maps, masks)
-    if _ops.is_sharing():  # with what sorts the pixels anyway
-        return _ops.nan_where(_ops.undefined(maps, masks), _by_rank("relevance_rank_accuracy", maps, masks))
-    return _ops.nan_where(_ops.undefined(maps, masks), _ops.by_chunks(_rank_accuracy, maps, masks))
+    return _ops.nan_where(_ops.undefined(maps, masks), _by_rank("relevance_rank_accuracy", maps, masks))
 
 
 def _check_k(masks: Tensor, k: int) -> None:
@@ -172,7 +165,7 @@ class _Ranked(NamedTuple):
     inside: Tensor
     """Is it in the mask? Bool."""
     values: Tensor
-    """Equal where the values are, int64; their order says nothing."""
+    """Equal where the values are, int32 or int64; their order says nothing."""
     passed: Tensor
     """How many pixels have values at least as large, int32."""
     hits: Tensor
@@ -180,20 +173,21 @@ class _Ranked(NamedTuple):
 
 
 def _rank(maps: Tensor, masks: Tensor) -> _Ranked:
-    """Rank the pixels.
-
-    The mask rides in the lowest bit of the sorted numbers, where it only decides the order of equals, which plays no
-    part: one fast sort, and no index to follow.
-    """
-    keys = (_falling(maps).view(torch.int64) | masks.flatten(1)).view(torch.float64)
-    keys = _ops.sort(keys).view(torch.int64)
-    inside, values = (keys & 1).bool(), keys >> 1
+    if maps.dtype == torch.float32 and maps.device.type == "cpu":
+        order, values = _ops.falling(maps.flatten(1))
+        inside = masks.flatten(1).gather(1, order)
+    else:
+        # The mask rides in the lowest bit of the sorted numbers, where it only decides the order of equals, which plays
+        # no part: one sort, and no index to follow.
+        keys = (_falling(maps).view(torch.int64) | masks.flatten(1)).view(torch.float64)
+        keys = _ops.sort(keys).view(torch.int64)
+        inside, values = (keys & 1).bool(), keys >> 1
     hits = inside.cumsum(-1, dtype=torch.int32)
-    passed = torch.arange(1, keys.shape[1] + 1, dtype=torch.int32, device=keys.device).expand_as(hits)
+    passed = torch.arange(1, values.shape[1] + 1, dtype=torch.int32, device=values.device).expand_as(hits)
     tied = values[:, 1:] == values[:, :-1]
     if tied.any():
         passed = passed.clone()
-        passed[:, :-1][tied] = keys.shape[1]
+        passed[:, :-1][tied] = values.shape[1]
         passed = passed.flip(-1).cummin(-1).values.flip(-1)  # up to the last of each pixel's ties
         hits = hits.gather(-1, passed.long() - 1)
     return _Ranked(inside, values, passed, hits)
@@ -214,7 +208,7 @@ def _average_precision(ranked: _Ranked, masks: Tensor) -> Tensor:
 
 
 def _first_k(ranked: _Ranked, masks: Tensor) -> Tensor:
-    """Return what `_rank_accuracy` does."""
+    """Return the expected share of the mask among its number of pixels, the largest."""
     number = masks.sum((-2, -1))
     last = ranked.values.gather(1, number.clamp(min=1)[:, None] - 1)
     tied = ranked.values == last
