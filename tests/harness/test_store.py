@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,27 @@ def test_several_processes_share_one_store(tmp_path: Path) -> None:
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert errors.empty()
     assert Store(tmp_path / "store").verify() == (5, [])
+
+
+def test_threads_write_what_one_writes_and_the_last_of_a_key_stays(store: Store) -> None:
+    keys = [key_of("maps", {"n": n}) for n in range(40)]
+    with store:
+        for turn in range(3):
+            for number, key in enumerate(keys):
+                assert store.write(key, {"a": np.full(2000, number + turn)}, {"turn": turn})
+        assert pickle.loads(pickle.dumps(store)).write(KEY, {"a": np.zeros(1)})  # threads stay in their process
+    assert store.written == 120
+    for number, key in enumerate(keys):
+        found = store.read(key)
+        assert found is not None
+        assert found.about == {"turn": 2}
+        np.testing.assert_array_equal(found.arrays["a"], np.full(2000, number + 2))
+
+
+def test_a_disk_that_fills_while_threads_write_stops_the_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    with store:
+        store.write(KEY, {"a": np.zeros(3)})
+    assert store.stopped is not None
+    assert not store.has(KEY)
+    assert list((store.directory / "parts").iterdir()) == []

@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -152,7 +152,7 @@ def evaluate(
     examined = _examined(model, asked, splits, work.kept)
     began = time.perf_counter()
     progress.stage("explaining", len(splits.test))
-    with make_engine(engine, device=device) if isinstance(engine, str) else nullcontext(engine) as opened:
+    with shelf or nullcontext(), _opened(engine, device) as opened:
         records = opened.records(work, size, progress)
         validation, untuned = _validate(work, splits, size, opened, progress)
         ran = {**work.forward.identity(), **opened.about()}
@@ -183,6 +183,11 @@ def evaluate(
             sheets.write(run)
         save_run(run, image_tables(splits.test, records), prediction_table(splits.test, records))  # last: it is whole
     return run
+
+
+def _opened(engine: str | Engine, device: str) -> AbstractContextManager[Engine]:
+    """Return an engine to enter; one that was given stays open."""
+    return make_engine(engine, device=device) if isinstance(engine, str) else nullcontext(engine)
 
 
 def _validate(

@@ -4,7 +4,7 @@ An entry is one file, ``objects/ab/abcd...``: a magic number, the sha256 of what
 the arrays and what is known about them. It is written beside its place, flushed to the disk and put in place in one
 step, so that a reader sees it whole or not at all, whatever happens to the writer. Several processes may use one
 folder: who writes a key last writes what the others wrote. A damaged entry is noticed by its checksum, taken away and
-made again.
+made again. Inside ``with store:`` entries are written by threads: waiting for the disk costs the network no time.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +34,8 @@ MAGIC = b"xaibench store 1\n"
 _CHECKSUM = 32
 _HEAD = len(MAGIC) + _CHECKSUM
 _LARGEST_ABOUT = 2**20
+_WRITERS, _WAITING = 4, 8
+"""Threads that write, and entries that may wait for each: a bounded part of the memory."""
 
 Array = npt.NDArray[Any]
 
@@ -69,6 +74,26 @@ class Entry:
     used: float
 
 
+class _Writer:
+    """A thread that writes one entry after the other; who submits waits while too many wait."""
+
+    def __init__(self) -> None:
+        self._pool, self._waiting = ThreadPoolExecutor(1, "xaibench-store"), list[Future[bool]]()
+
+    def submit(self, keep: Callable[[str, bytes], bool], key: str, payload: bytes) -> None:
+        self._waiting.append(self._pool.submit(keep, key, payload))
+        while len(self._waiting) > _WAITING or (self._waiting and self._waiting[0].done()):
+            self._waiting.pop(0).result()
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        for entry in self._waiting:
+            entry.result()
+
+
+_COUNTING = Lock()
+
+
 @dataclass
 class Store:
     """A folder of entries.
@@ -86,6 +111,7 @@ class Store:
     hits: int = 0
     misses: int = 0
     written: int = 0
+    _writers: list[_Writer] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.directory = Path(self.directory).expanduser()
@@ -129,6 +155,28 @@ class Store:
             return False
         whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         payload = safetensors.numpy.save(whole, metadata={"about": json.dumps(dict(about or {}))})
+        if not self._writers:
+            return self._keep(key, payload)
+        self._writers[int(key[:8], 16) % len(self._writers)].submit(self._keep, key, payload)  # in order for each key
+        return True
+
+    def __enter__(self) -> Self:
+        """Let threads write from now on; what `write` then returns is whether an entry was taken, not yet kept."""
+        self._writers = [_Writer() for _ in range(_WRITERS)]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Wait until everything is written."""
+        writers, self._writers = self._writers, []
+        for writer in writers:
+            writer.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_writers": []}  # threads stay in their process
+
+    def _keep(self, key: str, payload: bytes) -> bool:
+        if self.stopped is not None:
+            return False
         try:
             try:
                 self._put(key, payload)
@@ -138,7 +186,8 @@ class Store:
             reason = "no space left" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror or error)
             self.stopped = f"{self.directory}: {reason}"
             return False
-        self.written += 1
+        with _COUNTING:
+            self.written += 1
         return True
 
     def _put(self, key: str, payload: bytes) -> None:
