@@ -108,6 +108,23 @@ def test_the_second_time_nothing_is_asked_and_every_bit_is_the_same(tmp_path: Pa
     assert contents[0] == contents[1] == contents[2]
 
 
+def test_a_sheet_is_drawn_once_and_anew_when_a_tile_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xaibench.reports import figures
+
+    drawn, draw = [], figures.contact_sheet_png
+    monkeypatch.setattr(figures, "contact_sheet_png", lambda *a, **k: drawn.append(1) or draw(*a, **k))
+    run(tmp_path, out=tmp_path / "one")
+    run(tmp_path, "energy", out=tmp_path / "two")  # without hits the sheet is another
+    assert len(drawn) == 2
+    run(tmp_path, "hit_rate", "energy", out=tmp_path / "three")
+    assert len(drawn) == 2
+    monkeypatch.setattr(Counting, "seed", 1)
+    run(tmp_path, out=tmp_path / "four")
+    assert len(drawn) == 3
+
+
 def test_a_new_metric_runs_no_network(tmp_path: Path) -> None:
     run(tmp_path, "hit_rate")
     CALLS.clear()

@@ -11,7 +11,8 @@ from PIL import Image
 
 from xaibench.errors import UsageError, XaibenchError
 from xaibench.reports import figures
-from xaibench.reports.figures import SheetCollector, Tile, contact_sheet, overlay
+from xaibench.reports.figures import contact_sheet, overlay
+from xaibench.reports.tiles import SheetCollector, Tile
 from xaibench.types import Frame, Region
 
 SIZE = 32

@@ -131,7 +131,7 @@ def evaluate(
     shelf = Store(store) if store else None
     methods = {**asked, **baselines}
     size = find_batch_size(model) if batch_size == "auto" else batch_size
-    sheets = ContactSheets(protocol, list(asked)) if out else None  # matplotlib only where something is drawn
+    sheets = ContactSheets(protocol, list(asked)) if out else None
     work = Work(
         model,
         methods,
@@ -180,7 +180,7 @@ def evaluate(
     )
     if run.directory is not None:
         if sheets:
-            sheets.write(run)
+            sheets.write(run, shelf)
         save_run(run, image_tables(splits.test, records), prediction_table(splits.test, records))  # last: it is whole
     return run
 

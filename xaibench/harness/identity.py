@@ -31,10 +31,11 @@ _BY_VERSION = frozenset({"builtins", "abc", "torch", "torchvision", "timm", "cap
 _OURS = {
     "maps": ("types.py", "classifiers", "datasets", "explainers"),
     "scores": ("types.py", "classifiers", "datasets", "explainers", "metrics"),
+    "sheets": ("types.py", "reports"),
     "doctor": ("types.py", "classifiers", "datasets", "explainers", "doctor"),
     "engine": ("types.py", "classifiers", "datasets", "explainers", "metrics", "harness"),
 }
-"""The parts of this package that decide a map, a score of it, what the doctor says of both, and what a worker does."""
+"""The parts of this package that decide a map, its score, a contact sheet, what the doctor says, what a worker does."""
 
 
 def libraries() -> dict[str, str]:
@@ -111,7 +112,7 @@ def code_of(objects: Iterable[Any], part: str) -> str | None:
 
     Args:
         objects: classes or functions.
-        part: "maps", "scores", "doctor" or "engine": which parts of this package count.
+        part: "maps", "scores", "sheets", "doctor" or "engine": which parts of this package count.
     """
     packages = set()
     for thing in objects:

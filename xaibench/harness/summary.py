@@ -16,7 +16,8 @@ from xaibench.harness.records import MapMetric, Records
 from xaibench.harness.run import MACRO, Score
 from xaibench.metrics.base import Metric
 from xaibench.metrics.classification import class_scores
-from xaibench.statistics import Interval, Intervals, Resampling, auc_intervals, chance_corrected, mean_intervals
+from xaibench.statistics import Interval, Intervals, Resampling, auc_intervals, chance_corrected
+from xaibench.statistics.bootstrap import mean_intervals_of
 
 Array = npt.NDArray[np.float64]
 
@@ -50,17 +51,19 @@ def summarize(
     pooled = {spec.names()[0]: spec for spec in localization if spec.metric.pool is not None}
     for explainer, values in records.values.items():
         pairs = _Pairs(split, records, records.constant[explainer])
+        plain = [column for column, name in enumerate(records.columns) if "#" not in name] if pairs.present else []
+        tables = [pairs.table(values[:, column]) for column in plain]
+        limits = [bounds[records.columns[column]] for column in plain]
+        intervals = dict(zip(plain, mean_intervals_of(tables, limits, **options), strict=True))
         for column, name in enumerate(records.columns):
             if (spec_pooled := pooled.get(name)) is not None:
                 pooling = Pooling(spec_pooled, records, explainer)
                 choices = tuned.get(explainer, {}).get(spec_pooled.metric.name)
                 for result in pooling.columns(choices, bounds=bounds[name], **options):
                     found += pairs.pooled(classifier, explainer, result, pooling.defined)
-            if "#" in name:
-                continue
-            found += pairs.scores(
-                classifier, explainer, name, values[:, column], records.chance[:, column], bounds[name], options
-            )
+            if column in intervals:
+                chance = records.chance[:, column]
+                found += pairs.scores(classifier, explainer, name, values[:, column], chance, intervals[column])
     metrics = {metric.name: metric for metric in (*classification, *(spec.metric for spec in localization))}
     return [_corrected(score, metrics[score.metric.partition("@")[0]]) for score in found]
 
@@ -97,25 +100,19 @@ class _Pairs:
         )
         self.present = [k for k in range(len(split.classes)) if (self.targets == k).any()]
 
-    def scores(
-        self,
-        classifier: str,
-        explainer: str,
-        metric: str,
-        values: Array,
-        chance: Array,
-        bounds: tuple[float, float],
-        options: Mapping[str, Any],
-    ) -> Iterator[Score]:
-        """Yield one metric's score for each class that has regions, then the mean over those classes."""
-        if not self.present:
-            return
+    def table(self, values: Array) -> Array:
+        """Return the scores (N, classes with a region) of pairs, NaN where an image has none."""
         table = np.full((len(self.split), len(self.present)), np.nan)
         for column, target in enumerate(self.present):
             rows = self.targets == target
             table[self.images[rows], column] = values[rows]
-        intervals = mean_intervals(table, self.split.patients, bounds=bounds, **options)
-        means = [_mean(table[:, column]) for column in range(len(self.present))]
+        return table
+
+    def scores(
+        self, classifier: str, explainer: str, metric: str, values: Array, chance: Array, intervals: Intervals
+    ) -> Iterator[Score]:
+        """Yield one metric's score for each class that has regions, then the mean over those classes."""
+        means = [_mean(values[self.targets == target]) for target in self.present]
         levels = [_mean(chance[self.targets == target]) for target in self.present]
         yield from self._rows(classifier, explainer, metric, means, levels, intervals, np.isnan(values))
 

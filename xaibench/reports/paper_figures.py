@@ -26,8 +26,6 @@ from xaibench.reports._lettering import FONT, fit_text
 from xaibench.reports.charts import DPI, Format, save, slug
 from xaibench.reports.figures import (
     Colours,
-    SheetCollector,
-    Tile,
     colour_bar,
     draw_boxes,
     largest_value,
@@ -37,6 +35,7 @@ from xaibench.reports.figures import (
 )
 from xaibench.reports.rated import read_ratings
 from xaibench.reports.ratings import full_red
+from xaibench.reports.tiles import SheetCollector, Tile
 from xaibench.types import FloatArray, Sample
 
 Scale = Literal["figure", "all", "image"]

@@ -28,7 +28,8 @@ from xaibench.harness.run import Run
 from xaibench.paths import write_atomically
 from xaibench.progress import Progress
 from xaibench.reports._templates import render
-from xaibench.reports.figures import BOX, Tile, draw_boxes, encode_png, overlay, show_picture
+from xaibench.reports.figures import BOX, draw_boxes, encode_png, overlay, show_picture
+from xaibench.reports.tiles import Tile
 from xaibench.types import FloatArray, Sample
 
 COLUMNS = ("image", "class", "explainer", "rater", "rating")

@@ -134,6 +134,22 @@ class Resampling:
         for start in range(0, self.resamples, step):
             yield self.counts[:, start : start + step].astype(np.float64)[self.index].T
 
+    def sums(self, values: Array) -> Array:
+        """Return (R, K): the sums of `values` (N, K) over the images of each resample.
+
+        By patient first, and for all columns at once: one product of matrices.
+        """
+        by_patient = _by_patient(values, self.index, self.n_clusters)
+        step = max(1, CHUNK_WEIGHTS // self.n_clusters)
+        parts = [self.counts[:, k : k + step].astype(np.float64).T for k in range(0, self.resamples, step)]
+        return np.concatenate([weights @ by_patient for weights in parts])
+
+    def sums_without_one(self, values: Array) -> Array:
+        """Return (C, K): the sums of `values` (N, K) that leave out one patient each, in the order of the names."""
+        by_patient = _by_patient(values, self.index, self.n_clusters)
+        total: Array = by_patient.sum(0)
+        return total - by_patient
+
     def leave_one_out(self) -> Iterator[Array]:
         """Yield weights (c, N) float64 that leave out one patient each, in the order of the sorted names."""
         step = max(1, CHUNK_WEIGHTS // len(self.index))
@@ -144,6 +160,12 @@ class Resampling:
     def patients(self, rows: npt.NDArray[np.bool_]) -> int:
         """Return how many patients have one of the images where `rows` (N,) holds."""
         return len(np.unique(self.index[rows]))
+
+
+def _by_patient(values: Array, index: npt.NDArray[np.intp], patients: int) -> Array:
+    order = np.argsort(index, kind="stable")
+    sums: Array = np.add.reduceat(values[order], np.searchsorted(index[order], np.arange(patients)), axis=0)
+    return sums
 
 
 def bootstrap_weights(clusters: Sequence[str], resamples: int = 2000, seed: int = 0) -> npt.NDArray[np.uint16]:
@@ -183,14 +205,30 @@ def statistic_intervals(
         method: "percentile", or "bca" (Efron 1987; jackknife over patients), percentile where BCa is undefined.
         bounds: the metric's range; infinite bounds make degenerate intervals infinite.
     """
-    check_confidence(confidence)
-    if method not in ("percentile", "bca"):
-        raise UsageError(f'interval method {method!r}: use "percentile" or "bca"')
+    _check(confidence, method)
     value = statistic(np.ones((1, len(resampling.index))))[0]
     draws = np.concatenate([statistic(weights) for weights in resampling.chunks()])
     left = None
     if method == "bca":
         left = np.concatenate([statistic(weights) for weights in resampling.leave_one_out()])
+    return _intervals(value, draws, left, patients, confidence, bounds)
+
+
+def _check(confidence: float, method: str) -> None:
+    check_confidence(confidence)
+    if method not in ("percentile", "bca"):
+        raise UsageError(f'interval method {method!r}: use "percentile" or "bca"')
+
+
+def _intervals(
+    value: Array,
+    draws: Array,
+    left: Array | None,
+    patients: Sequence[int],
+    confidence: float,
+    bounds: tuple[float, float],
+) -> Intervals:
+    """Return the intervals of K numbers and of their mean from draws (R, K), and (C, K) without each patient."""
     limits = [
         _column(value[k], draws[:, k], None if left is None else left[:, k], patients[k], confidence, bounds)
         for k in range(len(value))
@@ -203,7 +241,7 @@ def statistic_intervals(
         low, high = (float(np.mean([getattr(interval, end) for interval in kept])) for end in ("low", "high"))
         method_name = kept[0].method if len(kept) == 1 else "mean of class intervals"
         worst = max(interval.undefined for interval in kept)
-        macro = Interval(low, high, method_name, worst, resampling.resamples)
+        macro = Interval(low, high, method_name, worst, len(draws))
     else:
         mean, spread = value[used].mean(), draws[:, used].mean(1)
         jackknife = None if left is None else left[:, used].mean(1)
@@ -264,21 +302,53 @@ def mean_intervals(
         UsageError: `values` and `clusters` of different lengths, an infinite value, a bad option.
     """
     table = np.asarray(values, dtype=np.float64)
-    if table.ndim != 2 or len(table) != len(clusters):
+    if table.ndim != 2:
         raise UsageError(f"values {table.shape} need one row for each of the {len(clusters)} patient names")
-    if np.isinf(table).any():
-        raise UsageError("values hold infinity: give NaN for images without a score")
     drawn = resampling or Resampling(clusters, resamples=resamples, seed=seed)
-    there = np.isfinite(table)
-    filled = np.where(there, table, 0.0)
+    if len(table) != len(clusters):
+        raise UsageError(f"values {table.shape} need one row for each of the {len(clusters)} patient names")
+    return mean_intervals_of([table], [bounds], drawn, confidence=confidence, method=method)[0]
 
-    def means(weights: Array) -> Array:
+
+def mean_intervals_of(
+    tables: Sequence[Array],
+    bounds: Sequence[tuple[float, float]],
+    resampling: Resampling,
+    *,
+    confidence: float = 0.95,
+    method: Method = "percentile",
+) -> list[Intervals]:
+    """Return what `mean_intervals` does of each of many tables (N, M) of the same images, resampled alike.
+
+    All of them are drawn at once: for a run's metrics, ten times as fast as one after the other.
+
+    Raises:
+        UsageError: an infinite value, a bad option.
+    """
+    _check(confidence, method)
+    if not tables:
+        return []
+    whole = np.concatenate(tables, axis=1)
+    if np.isinf(whole).any():
+        raise UsageError("values hold infinity: give NaN for images without a score")
+    there = np.isfinite(whole)
+    kinds, kind = np.unique(there, axis=1, return_inverse=True)  # which images have a score: the same for most columns
+    both = np.concatenate([np.where(there, whole, 0.0), kinds], axis=1)
+    patients = np.array([resampling.patients(rows) for rows in kinds.T], dtype=np.int64)[kind]
+
+    def means(sums: Array) -> Array:
         with np.errstate(invalid="ignore"):
-            ratio: Array = (weights @ filled) / (weights @ there.astype(np.float64))
+            ratio: Array = sums[:, : len(kind)] / sums[:, len(kind) + kind]
         return ratio
 
-    patients = [drawn.patients(there[:, k]) for k in range(table.shape[1])]
-    return statistic_intervals(means, drawn, patients=patients, confidence=confidence, method=method, bounds=bounds)
+    value, draws = means(both.sum(0, keepdims=True))[0], means(resampling.sums(both))
+    left = means(resampling.sums_without_one(both)) if method == "bca" else None
+    found, start = [], 0
+    for table, limits in zip(tables, bounds, strict=True):
+        own = slice(start, start := start + table.shape[1])
+        without = None if left is None else left[:, own]
+        found.append(_intervals(value[own], draws[:, own], without, patients[own].tolist(), confidence, limits))
+    return found
 
 
 def mean_interval(values: npt.ArrayLike, clusters: Sequence[str], **options: Any) -> Interval:
