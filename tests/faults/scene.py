@@ -30,7 +30,6 @@ from xaibench.harness import identity
 from xaibench.harness.run import Run
 from xaibench.harness.setup import load_splits
 from xaibench.harness.store import Store
-from xaibench.paths import write_atomically
 from xaibench.training.checkpoint import read_checkpoint
 from xaibench.training.module import Training
 from xaibench.training.states import find_state
@@ -112,7 +111,7 @@ def _remember(benchmark: Path) -> None:
         for row in range(len(split)):
             assert split[row].regions.keys() == split.regions(row).keys()
     importlib.metadata.version = functools.cache(importlib.metadata.version)
-    for part in ("maps", "scores", "doctor"):
+    for part in ("maps", "scores", "sheets", "doctor"):
         identity.code_of({Ready, Brightness}, part)  # kept in this process: the code that was imported is what runs
 
 
@@ -132,7 +131,7 @@ def command(work: Path, classifier: str, benchmark: Path, *, draw: bool = False)
     if not draw:
         import xaibench.reports.figures as figures
 
-        figures.contact_sheet = _numbers
+        figures.contact_sheet_png = _numbers
     original = Training.close_epoch
 
     def close_epoch(self: Training) -> None:
@@ -146,7 +145,7 @@ def command(work: Path, classifier: str, benchmark: Path, *, draw: bool = False)
     return main(["run", classifier, "-e", "brightness", *options, *folders])
 
 
-def _numbers(tiles: Any, *, path: Path, **_: Any) -> None:
+def _numbers(tiles: Any, **_: Any) -> bytes:
     found = io.BytesIO()
     for name, row in tiles.items():
         for tile in row:
@@ -155,7 +154,7 @@ def _numbers(tiles: Any, *, path: Path, **_: Any) -> None:
                     np.save(found, value)
                 else:
                     found.write(f"{name} {value!r}".encode())
-    write_atomically(path, lambda part: part.write_bytes(found.getvalue()))
+    return found.getvalue()
 
 
 def child(log: Path, call: Callable[[], int]) -> int:

@@ -108,9 +108,7 @@ def test_the_second_time_nothing_is_asked_and_every_bit_is_the_same(tmp_path: Pa
     assert contents[0] == contents[1] == contents[2]
 
 
-def test_a_sheet_is_drawn_once_and_anew_when_a_tile_is_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sheet_is_drawn_once_and_anew_when_a_tile_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from xaibench.reports import figures
 
     drawn, draw = [], figures.contact_sheet_png

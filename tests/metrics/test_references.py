@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -154,3 +156,11 @@ def test_roc_auc_is_undefined(scores: list[float], labels: list[int]) -> None:
 def test_roc_auc_refuses(scores: list[float], labels: list[int]) -> None:
     with pytest.raises(UsageError, match="ROC-AUC"):
         roc_auc(scores, labels)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.6, 1.0])
+def test_holes_are_the_same_without_opencv(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    segments = torch.rand(5, 40, 30, generator=torch.Generator().manual_seed(1)) < share
+    filled = _ops.fill_holes(segments)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert torch.equal(filled, _ops.fill_holes(segments))

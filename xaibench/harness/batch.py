@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xaibench.classifiers.base import Classifier
+from xaibench.classifiers.state import State
 from xaibench.datasets.base import Split
 from xaibench.datasets.loader import Decoder
 from xaibench.errors import NotApplicableError
@@ -37,6 +38,14 @@ class Sheet(Protocol):
 
     def offer(self, explainer: str, target: int, sample: Sample, heat: Tensor, hit: float | None) -> None:
         """Take a map (H, W) in the input's frame."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A classifier's state, and the glance by which to tell whether it is still that."""
+
+    glance: Hashable
+    state: State
 
 
 @dataclass
@@ -78,6 +87,17 @@ class Work:
     def forward(self) -> Forward:
         return Forward(self.classifier, self.precision, compiled=self.compiled)
 
+    @property
+    def state(self) -> Seen:
+        """The classifier's state as it is now; looked at closely only when it is another than before."""
+        if (seen := State.glance(self.classifier)) != self._seen.glance:
+            self._seen = Seen(seen, State.of(self.classifier))
+        return self._seen
+
+    @cached_property
+    def _seen(self) -> Seen:
+        return Seen(State.glance(self.classifier), State.of(self.classifier))
+
     @cached_property
     def maps_in_all(self) -> int:
         return len(self.explainers) * sum(len(self.split.regions(row)) for row in range(len(self.split)))
@@ -92,6 +112,9 @@ class BatchWork:
 
     Args:
         failed, given_up: explainers and metrics that earlier batches gave up.
+
+    Attributes:
+        meanwhile: called once the network has run, and the scores, which leave cores idle, are about to be computed.
     """
 
     def __init__(
@@ -107,6 +130,8 @@ class BatchWork:
         self.at = work.kept.batch(work.split, rows) if work.kept else None
         self.shared: dict[Hashable, Any] = {}
         self._decoded: dict[int, Sample] = {}
+        self._masks_of: dict[str, Tensor] = {}
+        self.meanwhile: Callable[[], None] = lambda: None
 
     def needs_images(self) -> bool:
         """Tell whether something of the batch has to be computed of its images, as far as can be seen cheaply."""
@@ -116,7 +141,13 @@ class BatchWork:
 
     def run(self) -> Part:
         """Return what the batch leaves, with what the sheet wants as it is now."""
-        part = Part(self._logits(), np.array(self.pairs, dtype=np.int64).reshape(-1, 2), self._chance())
+        with sharing():
+            return self._run()
+
+    def _run(self) -> Part:
+        logits = self._logits()
+        self.meanwhile()
+        part = Part(logits, np.array(self.pairs, dtype=np.int64).reshape(-1, 2), self._chance())
         part.seconds["forward"] += self._forward_seconds
         for name, explainer in self.work.explainers.items():
             if name not in self._failed:
@@ -175,6 +206,11 @@ class BatchWork:
         """
         if (name := metric.metric.mask) is None:
             return self.masks
+        if name not in self._masks_of:
+            self._masks_of[name] = self._given_masks(name)
+        return self._masks_of[name]
+
+    def _given_masks(self, name: str) -> Tensor:
         made = []
         for row, _ in self.pairs:
             mask = self._images.samples[row - self.rows.start].meta.get(name)
@@ -216,17 +252,16 @@ class BatchWork:
         found = self.at.scores(None, self.pairs, self.where) if self.at else None
         known = dict(found.arrays) if found else {}
         blocks, new = [], False
-        with sharing():
-            for metric in self.work.metrics:
-                key = self.at.metric_key(metric.metric.name) if self.at else None
-                if key is None or (block := known.get(key)) is None:
-                    try:
-                        block = metric.chance(self.masks_of(metric))
-                    except Exception:  # its scores fail for the same reason, and say it
-                        block, key = metric.undefined(len(self.pairs)), None
-                    if key is not None:
-                        known[key], new = block, True
-                blocks.append(block)
+        for metric in self.work.metrics:
+            key = self.at.metric_key(metric.metric.name) if self.at else None
+            if key is None or (block := known.get(key)) is None:
+                try:
+                    block = metric.chance(self.masks_of(metric))
+                except Exception:  # its scores fail for the same reason, and say it
+                    block, key = metric.undefined(len(self.pairs)), None
+                if key is not None:
+                    known[key], new = block, True
+            blocks.append(block)
         if self.at and new:
             self.at.keep_scores(None, self.pairs, self.where, known, {})
         return side_by_side(blocks, len(self.pairs))

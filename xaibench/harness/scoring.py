@@ -18,12 +18,12 @@ from xaibench.errors import NotApplicableError
 from xaibench.explainers.base import Explainer, upsample
 from xaibench.harness.kept import Pairs
 from xaibench.harness.records import MapMetric, Part, side_by_side
-from xaibench.metrics._ops import sharing
+from xaibench.metrics._ops import forget
 from xaibench.metrics.explained import Explained
 from xaibench.registry import one_line
 
 if TYPE_CHECKING:
-    from xaibench.harness.batch import BatchWork
+    from xaibench.harness.batch import BatchWork, Seen
 
 _KEEP_AFTER = 2.0
 """Seconds of scoring after which scores are kept, so that a killed run has no more than about that to do again."""
@@ -67,7 +67,7 @@ class Maps:
     def _explain(self) -> tuple[Tensor, dict[str, Any]]:
         classifier = self.batch.work.classifier
         prediction, targets = self.batch.selected(self.pairs)
-        began, before = time.perf_counter(), State.of(classifier)
+        began, before = time.perf_counter(), self.batch.work.state
         try:
             with torch.no_grad():
                 maps = self.explainer.explain(classifier, prediction, targets)
@@ -120,8 +120,11 @@ class Scores:
         Raises:
             ExplainerFailedError: the method failed.
         """
-        with sharing():
+        try:
             blocks = [self._metric(metric, part) for metric in self._batch.work.metrics]
+        finally:
+            if "_scored" in self.__dict__:
+                forget(self._scored)
         _ = self.made, self.constant  # known now, kept with the scores
         self._keep()
         return side_by_side(blocks, len(self._maps.pairs))
@@ -190,12 +193,14 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def _tidy(classifier: Classifier, before: State) -> str | None:
+def _tidy(classifier: Classifier, before: Seen) -> str | None:
     """Take away what an explainer left on the classifier, and return the first of it."""
+    if State.glance(classifier) == before.glance:
+        return None
     now = State.of(classifier)
-    left = [f"left a hook on {where or 'the classifier'}" for where in before.hooks_left(now)]
-    left += [f"afterwards {change}" for change in before.changes(now)]
+    left = [f"left a hook on {where or 'the classifier'}" for where in before.state.hooks_left(now)]
+    left += [f"afterwards {change}" for change in before.state.changes(now)]
     if not left:
         return None
-    before.restore(classifier)
+    before.state.restore(classifier)
     return left[0]

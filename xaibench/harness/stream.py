@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 
@@ -61,11 +62,12 @@ def unsettled(
         while plan:
             chunk = plan.popleft()
             batch = following or BatchWork(work, chunk, decoder, failed, given_up)
-            following = BatchWork(work, plan[0], decoder, failed, given_up) if ahead and plan else None
-            if following is not None:  # decoded while this one is explained
+            following = BatchWork(work, plan[0], decoder, failed, given_up) if plan else None
+            if not ahead:  # beside the network decoding would only take its cores
+                batch.meanwhile = partial(_submit, decoder, following)
+            else:
                 for near in (batch, following):
-                    if near.needs_images():
-                        decoder.submit(near.rows)
+                    _submit(decoder, near)
             try:
                 part = batch.run()
             except (RuntimeError, MemoryError) as error:
@@ -78,6 +80,11 @@ def unsettled(
                     torch.cuda.empty_cache()
                 continue
             yield part
+
+
+def _submit(decoder: Decoder, batch: BatchWork | None) -> None:
+    if batch is not None and batch.needs_images():
+        decoder.submit(batch.rows)
 
 
 def _chunks(rows: range, size: int) -> list[range]:

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import ndimage
 from torch import Tensor
@@ -41,6 +42,13 @@ def sharing() -> Iterator[None]:
         yield
     finally:
         _SHARED.reset(token)
+
+
+def forget(tensor: Tensor) -> None:
+    """Drop what is shared of a tensor that no other metric will be asked about."""
+    known = _SHARED.get() or {}
+    for key in [key for key, (_, tensors) in known.items() if any(one is tensor for one in tensors)]:
+        del known[key]
 
 
 def is_sharing() -> bool:
@@ -249,14 +257,23 @@ def otsu_segmentation(maps: Tensor, *, holes: bool) -> Tensor:
 def fill_holes(segments: Tensor) -> Tensor:
     """Add to each (H, W) segment the background that no path of 4-neighbours joins to the image's border.
 
-    Labels on the CPU; the same result as scipy.ndimage.binary_fill_holes on each image, in one pass over the batch.
+    On the CPU; the same result as scipy.ndimage.binary_fill_holes on each image.
     """
-    background = ~segments.cpu().numpy()
-    neighbours = np.zeros((3, 3, 3), dtype=bool)
-    neighbours[1] = ndimage.generate_binary_structure(2, 1)  # no link between images
-    labels, count = ndimage.label(background, neighbours)
-    outside = np.zeros(count + 1, dtype=bool)
-    for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
-        outside[edge.ravel()] = True
-    outside[0] = False  # the segment itself
-    return torch.from_numpy(~outside[labels]).to(segments.device)
+    filled = [_filled(segment) for segment in segments.cpu().numpy()]
+    return torch.from_numpy(np.stack(filled)).to(segments.device) if filled else segments
+
+
+def _filled(segment: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    try:
+        import cv2
+    except ImportError:  # its wheel needs a library that a bare machine may lack
+        background, _ = ndimage.label(~segment)
+        edges = (background[0], background[-1], background[:, 0], background[:, -1])
+        reached = np.zeros(background.max() + 1, dtype=bool)
+        reached[np.concatenate(edges)] = True
+        reached[0] = False  # the segment itself
+        return ~reached[background]
+    framed = np.pad(segment.view(np.uint8), 1)  # a frame of background, from which to flood all that it reaches
+    cv2.floodFill(framed, None, (0, 0), (2,), flags=4)
+    outside: npt.NDArray[np.bool_] = framed[1:-1, 1:-1] == 2
+    return ~outside

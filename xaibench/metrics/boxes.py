@@ -50,7 +50,11 @@ Score = Callable[[Matches], FloatArray]
 
 
 def _matches(maps: Tensor, masks: Tensor, levels: Sequence[int]) -> Matches:
-    return matches(_detect(maps, levels), component_boxes(masks.cpu().numpy()), len(levels))
+    return matches(_detect(maps, levels), _ops.once(_regions, masks), len(levels))
+
+
+def _regions(masks: Tensor) -> Boxes:
+    return component_boxes(masks.cpu().numpy())
 
 
 def _scores(score: Score, maps: Tensor, masks: Tensor, levels: Sequence[int]) -> Tensor:
