@@ -6,9 +6,10 @@ Random weights (values do not matter to time), smooth random maps, the same step
 deletion, ROAD at 10, 30, 50, 70 and 90% in both orders. The peers: insertion and deletion as the authors' code goes
 (Petsiuk 2018, `CausalMetric.single_run`: a forward pass for each step of each image, as TorchRay and others copied it),
 but also all steps of an image in one batch, the fastest that a loop over images can be; ROAD by pytorch-grad-cam, whose
-solver Quantus shares. The classifier of the peers is in the memory layout that it comes in. Each side runs in a process
-of its own, in turn, three times; prints the median milliseconds an image, of the clock and of the processor (which says
-more where other programs run), the ratios and how far the values are apart.
+solver Quantus shares. The classifier of the peers is in the memory layout that it comes in. Ours twice: in float32, and
+with ``--precision bf16``, which rounds. Each side runs in a process of its own, in turn, three times; prints the median
+milliseconds an image, of the clock and of the processor (which says more where other programs run), the ratios and how
+far the values are apart.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from torch import Tensor
 from xaibench.classifiers.timm import densenet121
 from xaibench.explainers.baselines import Center
 from xaibench.explainers.reference import blurred
+from xaibench.harness.forward import Forward, Precision
 from xaibench.memory import keep_freed_memory
 from xaibench.metrics.explained import Explained
 from xaibench.metrics.faithfulness import deletion, insertion, road_lerf, road_morf
@@ -39,6 +41,7 @@ IMAGES, SIZE, STEPS, ROUNDS = 4, 224, 28, 3
 PERCENTAGES = [10, 30, 50, 70, 90]
 CLASSES = ("No Finding", "Cardiomegaly", "Pneumothorax", "Effusion")
 PARTS = ("insertion", "deletion", "road")
+OURS: dict[str, Precision] = {"ours": "float32", "bf16": "bf16"}
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
@@ -51,14 +54,16 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
     return images, maps, torch.arange(IMAGES) % len(CLASSES)
 
 
-def ours(classifier: Any, images: Tensor, maps: Tensor, targets: Tensor) -> dict[str, Callable[[], Any]]:
+def ours(
+    classifier: Any, images: Tensor, maps: Tensor, targets: Tensor, precision: Precision
+) -> dict[str, Callable[[], Any]]:
     """Return what is timed, by part; each gives values (N,), ROAD (2, N)."""
     images = images.contiguous(memory_format=torch.channels_last)
-    with torch.no_grad():
-        prediction = classifier.predict(images, [str(row) for row in range(len(images))])
+    forward = Forward(classifier, precision)
+    prediction = forward(images, [str(row) for row in range(len(images))])
 
     def explained() -> Explained:
-        return Explained(classifier, Center(), prediction, targets, maps)
+        return Explained(classifier, Center(), prediction, targets, maps, forward=forward)
 
     def road() -> Tensor:
         given = explained()
@@ -117,10 +122,10 @@ def measure(side: str) -> dict[str, Any]:
     """Return milliseconds an image and the values, by part."""
     images, maps, targets = inputs()
     classifier = densenet121(CLASSES, SIZE, weights="random").eval()
-    if side == "ours":
+    if side in OURS:
         keep_freed_memory()  # as every run does
         classifier = classifier.optimized()
-        runs = ours(classifier, images, maps, targets)
+        runs = ours(classifier, images, maps, targets, OURS[side])
     else:
         runs = peers(classifier, images, maps, targets, batched=side == "batched")
     with torch.no_grad():
@@ -136,27 +141,28 @@ def measure(side: str) -> dict[str, Any]:
 
 def main() -> None:
     """Measure the sides in turn, each in a process of its own, and print them."""
-    found: dict[str, list[dict[str, Any]]] = {"ours": [], "batched": [], "single": []}
+    found: dict[str, list[dict[str, Any]]] = {"ours": [], "bf16": [], "batched": [], "single": []}
     for _ in range(ROUNDS):
         for side, results in found.items():
             output = subprocess.run([sys.executable, __file__, side], capture_output=True, text=True, check=True).stdout
             results.append(json.loads(output.splitlines()[-1]))
     for index, clock in enumerate(("clock", "processor")):
-        print(f"ms an image, {clock:9} {'ours':>14} {'steps batched':>15} {'step by step':>15}   largest difference")
+        sides = f"{'ours':>9} {'ours, bf16':>11} {'steps batched':>15} {'step by step':>15}"
+        print(f"ms an image, {clock:9} {sides}   ratios of ours, and of bf16   largest differences")
         sums = dict.fromkeys(found, 0.0)
         for part in PARTS:
             times = {side: statistics.median(run[part][index] for run in runs) for side, runs in found.items()}
-            values = [np.array(found[side][0][part][-1]) for side in found]
-            apart = max(np.abs(values[0] - other).max() for other in values[1:])
+            own, rounded, *others = (np.array(found[side][0][part][-1]) for side in found)
+            apart = max(np.abs(own - other).max() for other in others), np.abs(own - rounded).max()
             sums = {side: sums[side] + times[side] for side in sums}
-            print(f"{part:27} {_row(times)}   {apart:.1e}")
-        print(f"{'all':27} {_row(sums)}")
+            print(f"{part:22} {_row(times)}   {apart[0]:.1e}, bf16 {apart[1]:.1e}")
+        print(f"{'all':22} {_row(sums)}")
 
 
 def _row(times: dict[str, float]) -> str:
-    mine = times["ours"]
-    ratios = [f"{times[side]:8.0f} {times[side] / mine:5.1f}x" for side in ("batched", "single")]
-    return f"{mine:9.0f} {ratios[0]:>15} {ratios[1]:>15}"
+    peers = ("batched", "single")
+    ratios = ", ".join(" ".join(f"{times[peer] / times[side]:.1f}x" for peer in peers) for side in OURS)
+    return f"{times['ours']:9.0f} {times['bf16']:11.0f} {times['batched']:15.0f} {times['single']:15.0f}   {ratios}"
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ from xaibench.types import Prediction
 CLASSES = ("No Finding", "Effusion")
 
 
-def small_phantom() -> Benchmark:
-    """The phantom benchmark with 48 test images: its own weights are used, which the package carries."""
+def small_phantom(images: int = 48) -> Benchmark:
+    """The phantom benchmark with few test images: its own weights are used, which the package carries."""
     table = load_benchmark("phantom").model_dump()
-    table["dataset"]["options"] |= {"test": 48}
+    table["dataset"]["options"] |= {"test": images}
     return Benchmark.model_validate(table)
 
 
@@ -69,6 +69,29 @@ def test_bf16_changes_scores_by_rounding_alone(tmp_path: Path, monkeypatch: pyte
     assert macro(rounded, "energy") != macro(exact, "energy")  # it did something
     again = evaluate("gcm", ["cwm"], benchmark, store=tmp_path / "store")  # finds its own, nothing of bf16
     assert macro(again, "energy") == macro(exact, "energy")
+
+
+def test_bf16_runs_changed_images_as_it_runs_their_originals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classifier: Classifier
+) -> None:
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    forward = Forward(classifier, "bf16")
+    assert torch.equal(forward.logits(images), forward(images, ["a", "b", "c"]).logits)
+    monkeypatch.setenv("XAIBENCH_CACHE", str(tmp_path))
+    benchmark, asked = small_phantom(16), ["insertion", "deletion", "road_morf", "max_sensitivity"]
+    exact, rounded = (
+        evaluate("gcm", ["cwm"], benchmark, metrics=asked, precision=precision, store=tmp_path / "store")
+        for precision in ("float32", "bf16")
+    )
+    for name in (
+        "insertion",
+        "deletion",
+        "road_morf",
+    ):  # of probabilities between 0 and 1, where some pixels' order and
+        # logits of up to 10 that are 1% off move a few of them by a tenth
+        assert macro(rounded, name) == pytest.approx(macro(exact, name), abs=0.03)
+        assert macro(rounded, name) != macro(exact, name)
+    assert macro(rounded, "max_sensitivity") == pytest.approx(macro(exact, "max_sensitivity"), rel=0.05)
 
 
 @pytest.mark.slow

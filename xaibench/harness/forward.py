@@ -24,8 +24,8 @@ _SHARE = 0.7
 class Forward:
     """Runs a classifier once, as `Classifier.predict`, in less time.
 
-    Only the forward pass is changed: an explainer that runs the network itself, for gradients or on changed images,
-    has it in float32 and not compiled. What comes out is float32.
+    Forward passes of the images, and of those that a metric has changed, are so run. An explainer that runs the network
+    itself, for gradients or on images of its own, has it in float32 and not compiled. What comes out is float32.
 
     Args:
         classifier: in eval mode.
@@ -65,6 +65,15 @@ class Forward:
             prediction.features.float(),
             {name: maps.float() for name, maps in prediction.maps.items()},
         )
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the logits (N, K) of images (N, 3, H, W) on the classifier's device, without gradients."""
+        with torch.no_grad(), self._autocast():
+            if not self.compiled:
+                logits: Tensor = self.classifier(images)
+            else:
+                logits = self._head(self._features(images), images)[0]
+        return logits.float()
 
     def identity(self) -> dict[str, Any]:
         """Return what of it decides the results, for the store's keys: nothing by default."""

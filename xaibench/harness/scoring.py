@@ -139,7 +139,10 @@ class Scores:
         prediction, targets = batch.selected(maps.pairs)
         classifier, task = batch.work.classifier, batch.work.task
         shelf = batch.at.shelf(maps.pairs, task) if batch.at else None
-        return Explained(classifier, maps.explainer, prediction, targets, maps.tensor, task, batch.shared, shelf)
+        forward = batch.work.forward
+        return Explained(
+            classifier, maps.explainer, prediction, targets, maps.tensor, task, batch.shared, shelf, forward
+        )
 
     def _metric(self, metric: MapMetric, part: Part) -> npt.NDArray[np.float64]:
         batch, explainer, name = self._batch, self._maps.name, metric.metric.name

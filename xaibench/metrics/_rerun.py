@@ -90,7 +90,7 @@ def neighbours(explained: Explained, samples: int, radius: float) -> Iterator[tu
         def make(part: Tensor = part, names: list[str] = names) -> Prediction:
             draws = noise(names, samples, (images.shape[-2], images.shape[-1]), kind="uniform").to(images)
             moved = (images[part.to(images.device)][:, None] + radius * draws).clamp(0, 1)
-            return predict(explained.classifier, moved.flatten(0, 1), [name for name in names for _ in range(samples)])
+            return explained.predict(moved.flatten(0, 1), [name for name in names for _ in range(samples)])
 
         prediction = kept(explained, ("neighbours", samples, radius, tuple(names)), make)
         yield part.repeat_interleave(samples).to(images.device), prediction

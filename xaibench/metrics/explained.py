@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -29,6 +29,16 @@ class Shelf(Protocol):
         """Keep a tensor."""
 
 
+class Runs(Protocol):
+    """Runs the classifier, as `xaibench.harness.forward.Forward` does."""
+
+    def __call__(self, images: Tensor, ids: Sequence[str]) -> Prediction:
+        """Return the prediction of images (N, 3, H, W)."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the logits (N, K) of images (N, 3, H, W)."""
+
+
 @dataclass(frozen=True, eq=False)
 class Explained:
     """A batch of P maps, each of one image and one class, with what made them.
@@ -42,6 +52,7 @@ class Explained:
         task: "multiclass" (a probability is a softmax) or "multilabel" (a sigmoid).
         shared: values that the metrics of all explainers of this batch share: see `once`.
         shelf: where scores of perturbed images are kept from one evaluation to the next; None keeps none.
+        forward: how the classifier is run; as it is by default.
     """
 
     classifier: Classifier
@@ -52,6 +63,7 @@ class Explained:
     task: str = "multiclass"
     shared: dict[Hashable, Any] = field(default_factory=dict)
     shelf: Shelf | None = None
+    forward: Runs | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -95,12 +107,18 @@ class Explained:
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits of changed images, (N, K) float64; no gradient."""
+        forward = self.forward.logits if self.forward else self.classifier
         with torch.no_grad():
             logits = [
-                self.classifier(part.contiguous(memory_format=torch.channels_last)).double()
+                forward(part.contiguous(memory_format=torch.channels_last)).double()
                 for part in torch.split(images, CHUNK)
             ]
         return torch.cat(logits)
+
+    def predict(self, images: Tensor, ids: Sequence[str]) -> Prediction:
+        """Return the prediction of changed images (N, 3, H, W), without gradients."""
+        with torch.no_grad():
+            return (self.forward or self.classifier.predict)(images.contiguous(memory_format=torch.channels_last), ids)
 
     def scores_of(self, make: Callable[[Tensor], Tensor], rows: Tensor, output: Output = "probability") -> Tensor:
         """Return `scores` of images that need not be in memory at once, (N,) float64.
@@ -131,8 +149,7 @@ class Explained:
             torch.split(images, CHUNK), _split(ids, CHUNK), torch.split(self.targets[rows], CHUNK), strict=True
         ):
             with torch.no_grad():
-                prediction = self.classifier.predict(part.contiguous(memory_format=torch.channels_last), names)
-                maps.append(self.explainer.explain(self.classifier, prediction, targets))
+                maps.append(self.explainer.explain(self.classifier, self.predict(part, names), targets))
         return torch.cat(maps)
 
 
