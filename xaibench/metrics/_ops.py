@@ -200,11 +200,12 @@ def falling(values: Tensor) -> tuple[Tensor, Tensor]:
     bits = (values.detach().numpy() + np.float32(0)).view(np.int32)  # no -0.0
     keys = (bits ^ (~(bits >> 31) & 0x7FFFFFFF)).view(np.uint32)  # falls as the value rises, negative ones included
     low, high = keys.astype(np.uint16), (keys >> 16).astype(np.uint16)
-    order = np.empty(values.shape, dtype=np.int64)
+    order, numbers = np.empty(values.shape, dtype=np.int64), np.empty(values.shape, dtype=np.int32)
     for row in range(len(order)):
         first = np.argsort(low[row], kind="stable")
-        order[row] = first.take(np.argsort(high[row].take(first), kind="stable"))
-    return torch.from_numpy(order), torch.from_numpy(np.take_along_axis(keys.view(np.int32), order, axis=1))
+        first.take(np.argsort(high[row].take(first), kind="stable"), out=order[row])
+        keys[row].view(np.int32).take(order[row], out=numbers[row])
+    return torch.from_numpy(order), torch.from_numpy(numbers)
 
 
 def kth_largest(values: Tensor, k: int) -> Tensor:

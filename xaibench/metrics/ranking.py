@@ -164,8 +164,6 @@ class _Ranked(NamedTuple):
 
     inside: Tensor
     """Is it in the mask? Bool."""
-    values: Tensor
-    """Equal where the values are, int32 or int64; their order says nothing."""
     passed: Tensor
     """How many pixels have values at least as large, int32."""
     hits: Tensor
@@ -184,19 +182,24 @@ def _rank(maps: Tensor, masks: Tensor) -> _Ranked:
         inside, values = (keys & 1).bool(), keys >> 1
     hits = inside.cumsum(-1, dtype=torch.int32)
     passed = torch.arange(1, values.shape[1] + 1, dtype=torch.int32, device=values.device).expand_as(hits)
-    tied = values[:, 1:] == values[:, :-1]
-    if tied.any():
+    tied = torch.zeros_like(inside)
+    torch.eq(values[:, 1:], values[:, :-1], out=tied[:, :-1])  # with the next
+    at = tied.flatten().nonzero()[:, 0]
+    if len(at):
         passed = passed.clone()
-        passed[:, :-1][tied] = values.shape[1]
-        passed = passed.flip(-1).cummin(-1).values.flip(-1)  # up to the last of each pixel's ties
-        hits = hits.gather(-1, passed.long() - 1)
-    return _Ranked(inside, values, passed, hits)
+        breaks = torch.ones_like(at, dtype=torch.bool)
+        torch.ne(at[1:], at[:-1] + 1, out=breaks[:-1])
+        ends = at[breaks]  # the last but one of each run of equals
+        last = ends[torch.searchsorted(ends, at)] + 1
+        for counts in (passed, hits):
+            counts.view(-1)[at] = counts.view(-1)[last]
+    return _Ranked(inside, passed, hits)
 
 
 def _roc_auc(ranked: _Ranked, masks: Tensor) -> Tensor:
     # Hits above or level, summed over the pixels outside, less misses above or level, over those inside: every pair of
     # one of each counts 1, 0 (level) or -1. Adding both sums' share of the hits leaves this. Whole numbers: exact.
-    inside, _, passed, hits = ranked
+    inside, passed, hits = ranked
     number = masks.sum((-2, -1))
     pairs = number * (inside.shape[1] - number)
     return 0.5 + (hits.sum(-1) - (passed * inside).sum(-1)).double() / (2 * pairs).double()
@@ -210,12 +213,12 @@ def _average_precision(ranked: _Ranked, masks: Tensor) -> Tensor:
 def _first_k(ranked: _Ranked, masks: Tensor) -> Tensor:
     """Return the expected share of the mask among its number of pixels, the largest."""
     number = masks.sum((-2, -1))
-    last = ranked.values.gather(1, number.clamp(min=1)[:, None] - 1)
-    tied = ranked.values == last
-    above = tied.to(torch.int32).argmax(-1)  # the first of them; the numbers themselves have no order
-    found = ((torch.arange(tied.shape[1], device=tied.device) < above[:, None]) & ranked.inside).sum(-1)
-    wanted = number - above
-    return (found + wanted * _ops.share(ranked.inside[:, None], tied[:, None])) / number
+    last = number.clamp(min=1)[:, None] - 1
+    passed, hits = ranked.passed.gather(1, last), ranked.hits.gather(1, last)
+    above = torch.searchsorted(ranked.passed.contiguous(), passed)  # how many are larger than the last
+    found = torch.where(above > 0, ranked.hits.gather(1, (above - 1).clamp(min=0)), 0)
+    tied = (hits - found).double() / (passed - above).double()
+    return ((found + (number[:, None] - above) * tied) / number[:, None])[:, 0]
 
 
 _BY_RANK = {"pixel_auc": _roc_auc, "pixel_ap": _average_precision, "relevance_rank_accuracy": _first_k}
