@@ -1,15 +1,17 @@
 """`run densenet121 -e gradcam` from images on disk to scores, beside stock pytorch-grad-cam and Quantus, side by side.
 
-    python benchmarks/speed/end_to_end.py [--images 64] [--threads 2]
+    python benchmarks/speed/end_to_end.py [--images 512] [--threads 2]
 
 Images: drawn radiographs as 8-bit grey PNG files of 1024 x 1024, as the NIH release has them, three of four with a box;
 DenseNet-121 at 256 px, the paper's size, with random weights (values do not matter to time). The sides:
 
 - ours: `xaibench.evaluate`, as the command does: decode, forward, Grad-CAM and three baselines, the doctor's glance,
-  the phantom benchmark's metrics, intervals, tables, contact sheet; nothing in the store;
+  metrics, intervals, tables, contact sheet; nothing in the store. With the phantom benchmark's metrics, and with six
+  that Quantus has too, in float32 and with ``--precision bf16``;
 - stock: image by image, as the libraries' examples go: Pillow, a forward pass for the scores, `GradCAM(...)` of
-  pytorch-grad-cam for the class, then Quantus' PointingGame and AttributionLocalisation (which it has of ours) of the
-  map and of three baselines; no IoU, no intervals, no files;
+  pytorch-grad-cam for the class, then Quantus' metrics of the map and of three baselines; no intervals, no files. With
+  the two of the benchmark's metrics that Quantus has, and with all six: there both sides do the same work. A sixteenth of
+  the images, as each takes as long as the other;
 - forward: the bare network, channels_last, batches of 32, on images that are decoded already.
 
 Each side runs in a process of its own, in turn, three times; imports and the first call are not counted. Prints the
@@ -35,7 +37,16 @@ from PIL import Image
 
 SIZE, ROUNDS = 256, 3
 CLASSES = ("No Finding", "Cardiomegaly", "Pneumothorax", "Effusion")
-SIDES = ("ours", "stock", "forward")
+SIX = {
+    "hit_rate": "PointingGame",
+    "energy": "RelevanceMassAccuracy",
+    "relevance_rank_accuracy": "RelevanceRankAccuracy",
+    "top_k_intersection": "TopKIntersection",
+    "pixel_auc": "AUC",
+    "attribution_localisation": "AttributionLocalisation",
+}
+SIDES = ("forward", "ours", "stock", "ours six", "stock six", "ours six bf16")
+STOCK_SHARE = 16
 
 
 def draw(folder: Path, images: int, *, like: Path | None = None) -> None:
@@ -72,7 +83,7 @@ def protocol() -> Any:
     return Benchmark.model_validate(table | {"dataset": {"name": "folder", "options": options}})
 
 
-def ours(folder: Path, out: Path) -> float:
+def ours(folder: Path, out: Path, side: str) -> float:
     """Return the seconds of a whole evaluation."""
     from xaibench.classifiers.timm import densenet121
     from xaibench.harness.evaluate import evaluate
@@ -83,13 +94,17 @@ def ours(folder: Path, out: Path) -> float:
     few = folder / "few"  # imports, and the first call of everything
     few.mkdir(exist_ok=True)
     draw(few, 8, like=folder)
-    evaluate(classifier, ["gradcam"], protocol(), data_root=few, out=out / "few", batch_size=32)
+    how: dict[str, Any] = {
+        "metrics": ["roc_auc", *SIX] if "six" in side else None,
+        "precision": "bf16" if "bf16" in side else "float32",
+    }
+    evaluate(classifier, ["gradcam"], protocol(), data_root=few, out=out / "few", batch_size=32, **how)
     began = time.perf_counter()
-    evaluate(classifier, ["gradcam"], protocol(), data_root=folder, out=out, batch_size=32)
+    evaluate(classifier, ["gradcam"], protocol(), data_root=folder, out=out, batch_size=32, **how)
     return time.perf_counter() - began
 
 
-def stock(folder: Path, images: int) -> float:
+def stock(folder: Path, images: int, side: str) -> float:
     """Return the seconds of the loop over images."""
     import pandas as pd
     import quantus
@@ -101,10 +116,8 @@ def stock(folder: Path, images: int) -> float:
     table = pd.read_csv(folder / "table.csv").set_index("image")["class"]
     boxes = pd.read_csv(folder / "boxes.csv").groupby("image")
     options = {"disable_warnings": True, "display_progressbar": False}
-    metrics = [
-        quantus.PointingGame(**options),
-        quantus.AttributionLocalisation(**options),
-    ]
+    names = SIX.values() if "six" in side else ("PointingGame", "AttributionLocalisation")
+    metrics = [getattr(quantus, name)(**options) for name in names]
     cam = GradCAM(model=network, target_layers=[network.features])
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     cam(torch.zeros(1, 3, SIZE, SIZE), [ClassifierOutputTarget(0)])
@@ -139,7 +152,7 @@ def stock(folder: Path, images: int) -> float:
     return time.perf_counter() - began
 
 
-def forward(folder: Path, images: int) -> float:
+def forward(images: int) -> float:
     """Return the seconds of the bare forward passes."""
     from xaibench.classifiers.timm import densenet121
     from xaibench.memory import keep_freed_memory
@@ -158,32 +171,38 @@ def forward(folder: Path, images: int) -> float:
 def main() -> None:
     """Run the sides in turn, each in a process of its own, and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--side", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.side:
         side, folder = given.side[0], Path(given.side[1])
-        if side == "ours":
-            with tempfile.TemporaryDirectory() as out:
-                print(json.dumps(ours(folder, Path(out))))
+        if side == "forward":
+            print(json.dumps(forward(given.images)))
+        elif side.startswith("stock"):
+            print(json.dumps(stock(folder, given.images, side)))
         else:
-            print(json.dumps((stock if side == "stock" else forward)(folder, given.images)))
+            with tempfile.TemporaryDirectory() as out:
+                print(json.dumps(ours(folder, Path(out), side)))
         return
     with tempfile.TemporaryDirectory() as name:
         draw(Path(name), given.images)
         found: dict[str, list[float]] = {side: [] for side in SIDES}
         for _ in range(ROUNDS):
-            for side, seconds in found.items():
-                command = [sys.executable, __file__, "--images", str(given.images), "--threads", str(given.threads)]
+            for side, each in found.items():
+                images = given.images // STOCK_SHARE if side.startswith("stock") else given.images
+                command = [sys.executable, __file__, "--images", str(images), "--threads", str(given.threads)]
                 output = subprocess.run([*command, "--side", side, name], capture_output=True, text=True, check=True)
-                seconds.append(json.loads(output.stdout.splitlines()[-1]))
-    times = {side: 1000 * statistics.median(seconds) / given.images for side, seconds in found.items()}
+                each.append(1000 * json.loads(output.stdout.splitlines()[-1]) / images)
+    ms = {side: statistics.median(each) for side, each in found.items()}
     print(f"{given.images} images, {given.threads} threads, ms an image")
-    for side, spent in times.items():
-        print(f"{side:8} {spent:8.1f}")
-    print(f"stock / ours {times['stock'] / times['ours']:.1f}   ours / forward {times['ours'] / times['forward']:.2f}")
+    for side, spent in ms.items():
+        print(f"{side:14} {spent:8.1f}")
+    for six in ("", " six"):
+        mine = ms[f"ours{six}"]
+        print(f"stock{six} / ours{six} {ms[f'stock{six}'] / mine:.1f}   ours{six} / forward {mine / ms['forward']:.2f}")
+    print(f"stock six / ours six bf16 {ms['stock six'] / ms['ours six bf16']:.1f}")
 
 
 if __name__ == "__main__":
