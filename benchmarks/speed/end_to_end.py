@@ -10,8 +10,8 @@ DenseNet-121 at 256 px, the paper's size, with random weights (values do not mat
   that Quantus has too, in float32 and with ``--precision bf16``;
 - stock: image by image, as the libraries' examples go: Pillow, a forward pass for the scores, `GradCAM(...)` of
   pytorch-grad-cam for the class, then Quantus' metrics of the map and of three baselines; no intervals, no files. With
-  the two of the benchmark's metrics that Quantus has, and with all six: there both sides do the same work. A sixteenth of
-  the images, as each takes as long as the other;
+  the two of the benchmark's metrics that Quantus has, and with all six: there both sides do the same work. A sixteenth
+  of the images, as each takes as long as the other;
 - forward: the bare network, channels_last, batches of 32, on images that are decoded already.
 
 Each side runs in a process of its own, in turn, three times; imports and the first call are not counted. Prints the

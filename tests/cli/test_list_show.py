@@ -327,3 +327,16 @@ def in_terminal(width: int, *arguments: str) -> str:
             os.close(primary)
     assert process.returncode == 0
     return b"".join(chunks).decode().replace("\r\n", "\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no file that takes nothing")
+def test_an_error_that_cannot_be_written_is_told_by_the_exit_code() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "xaibench", "show", "no-such-thing"],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (2, "")

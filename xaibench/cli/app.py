@@ -199,7 +199,8 @@ def _os_error(error: OSError) -> str:
 
 
 def _say(message: str, state: State) -> None:
-    if state.debug and sys.exc_info()[0] is not None:
-        click.echo(traceback.format_exc(), err=True, nl=False)
-    prefix: Any = click.style("error:", fg="red", bold=True)
-    click.echo(f"{prefix} {printable(' '.join(message.split()))}", err=True)
+    with contextlib.suppress(OSError):  # a file that takes no more: the exit code says it
+        if state.debug and sys.exc_info()[0] is not None:
+            click.echo(traceback.format_exc(), err=True, nl=False)
+        prefix: Any = click.style("error:", fg="red", bold=True)
+        click.echo(f"{prefix} {printable(' '.join(message.split()))}", err=True)
