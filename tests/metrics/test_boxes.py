@@ -186,7 +186,7 @@ def test_boxes_are_the_same_without_opencv(share: float, monkeypatch: pytest.Mon
 
 @given(arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
 def test_components_by_their_outlines_are_those_by_their_pixels(segment: np.ndarray) -> None:
-    by_outline = _boxes._components_by_outline(segment.view(np.uint8))
+    by_outline = _boxes._components_by_outline(segment.view(np.uint8))[0]
     by_scipy = _boxes._components_by_scipy(segment)
     assert sorted(by_outline.tolist()) == sorted(by_scipy.tolist())
     assert by_outline.dtype == by_scipy.dtype == np.int32
@@ -199,7 +199,7 @@ def test_components_of_larger_images_by_their_outlines(share: float) -> None:
     for sigma in (0, 1, 3):
         noise = ndimage.gaussian_filter(rng.random((97, 131)), sigma)
         segment = noise < np.quantile(noise, share)
-        by_outline = _boxes._components_by_outline(segment.view(np.uint8))
+        by_outline = _boxes._components_by_outline(segment.view(np.uint8))[0]
         assert sorted(by_outline.tolist()) == sorted(_boxes._components_by_scipy(segment).tolist())
 
 

@@ -14,6 +14,8 @@ IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float64]
 _SMOOTH = 8
 """Changes from pixel to pixel in a row, on the average, up to which a binary image has few components."""
+_FEW = 64
+"""Outlines up to which the next higher level is taken to have few."""
 IOU, IOBB = 0, 1
 """Rows of overlaps. IoBB is the share of the detected box that lies in the region's box."""
 
@@ -87,7 +89,7 @@ def component_boxes(segments: npt.NDArray[np.bool_]) -> Boxes:
     >>> component_boxes(np.array([[[True, False, False], [False, True, False]]])).corners.tolist()
     [[0, 0, 2, 2]]
     """
-    return _gather([_components(segment) for segment in segments], len(segments))
+    return _gather([_components(segment)[0] for segment in segments], len(segments))
 
 
 def boxes_above(grey: npt.NDArray[np.uint8], levels: Sequence[int]) -> Boxes:
@@ -100,11 +102,12 @@ def boxes_above(grey: npt.NDArray[np.uint8], levels: Sequence[int]) -> Boxes:
     for image in grey:
         above = np.bincount(image.ravel(), minlength=257)[::-1].cumsum()[::-1]
         known: dict[int, IntArray] = {}  # by the number of pixels above: the same pixels, then
+        few = False
         for level, window in zip(levels, _windows(image, levels), strict=True):
             count = int(above[level + 1])
             if count not in known:
                 top, left, bottom, right = window
-                parts = _components(image[top:bottom, left:right] > level)
+                parts, few = _components(image[top:bottom, left:right] > level, few=few)
                 known[count] = parts + np.array([top, left, top, left, 0], dtype=np.int32)
             found.append(known[count])
     return _gather(found, len(found))
@@ -123,20 +126,27 @@ def _windows(image: npt.NDArray[np.uint8], levels: Sequence[int]) -> list[list[i
     return windows
 
 
-def _components(segment: npt.NDArray[np.bool_]) -> IntArray:
-    """Return top, left, bottom, right and number of pixels (m, 5) of the 8-connected components."""
+def _components(segment: npt.NDArray[np.bool_], *, few: bool = False) -> tuple[IntArray, bool]:
+    """Return top, left, bottom, right and number of pixels (m, 5) of the 8-connected components.
+
+    Args:
+        few: it has few outlines; else its pixels are looked at first, which takes a third of the time.
+
+    Returns:
+        The table, and whether the next higher level may be taken to have few outlines too.
+    """
     try:
         import cv2
     except ImportError:  # its wheel needs a library that a bare machine may lack
-        return _components_by_scipy(segment)
+        return _components_by_scipy(segment), False
     binary = np.ascontiguousarray(segment).view(np.uint8)
-    if np.count_nonzero(binary[:, 1:] != binary[:, :-1]) <= _SMOOTH * len(binary):
+    if few or np.count_nonzero(binary[:, 1:] != binary[:, :-1]) <= _SMOOTH * len(binary):
         return _components_by_outline(binary)
     left, top, width, height, pixels = cv2.connectedComponentsWithStats(binary, None, None, None, 8)[2][1:].T
-    return np.stack([top, left, top + height, left + width, pixels], axis=1).astype(np.int32, copy=False)
+    return np.stack([top, left, top + height, left + width, pixels], axis=1).astype(np.int32, copy=False), False
 
 
-def _components_by_outline(binary: npt.NDArray[np.uint8]) -> IntArray:
+def _components_by_outline(binary: npt.NDArray[np.uint8]) -> tuple[IntArray, bool]:
     """Return what `_components` does from outlines: ten times faster than counting pixels where there are few.
 
     An outline is a closed chain of b steps from pixel to neighbouring pixel around an area A (through the centres), of
@@ -147,7 +157,7 @@ def _components_by_outline(binary: npt.NDArray[np.uint8]) -> IntArray:
 
     outlines, hierarchy = cv2.findContours(binary, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     if not outlines:
-        return np.empty((0, 5), dtype=np.int32)
+        return np.empty((0, 5), dtype=np.int32), True
     found: dict[int, list[int]] = {}
     holes = []
     for place, (outline, parent) in enumerate(zip(outlines, hierarchy[0, :, 3].tolist(), strict=True)):
@@ -162,7 +172,7 @@ def _components_by_outline(binary: npt.NDArray[np.uint8]) -> IntArray:
             holes.append((parent, int(cv2.contourArea(outline) - len(outline) / 2) + 1))
     for parent, pixels in holes:
         found[parent][4] -= pixels
-    return np.array(list(found.values()), dtype=np.int32)
+    return np.array(list(found.values()), dtype=np.int32), len(outlines) <= _FEW
 
 
 def _components_by_scipy(segment: npt.NDArray[np.bool_]) -> IntArray:

@@ -224,6 +224,16 @@ def grey_levels(maps: Tensor) -> Tensor:
     return (255 * scaled.nan_to_num(nan=0.0)).long().clamp(0, 255)  # truncated, as numpy.uint8 does
 
 
+def grey(maps: Tensor) -> Tensor:
+    """Return `grey_levels` as (B, H, W) uint8; metrics that share their steps share it."""
+    return once(_grey, maps)
+
+
+def _grey(maps: Tensor) -> Tensor:
+    parts = [grey_levels(chunk).to(torch.uint8) for (chunk,) in chunks(maps)]
+    return torch.cat(parts) if parts else torch.zeros_like(maps, dtype=torch.uint8)
+
+
 def otsu_threshold(levels: Tensor) -> Tensor:
     """Return (B,) int64: Otsu's threshold of (B, P) int64 grey levels in 0..255; foreground is strictly above it.
 
@@ -248,8 +258,8 @@ def otsu_segmentation(maps: Tensor, *, holes: bool) -> Tensor:
     A constant or non-finite map has no segmentation; its pixels are meaningless.
     """
     parts = []
-    for (chunk,) in chunks(maps):
-        levels = grey_levels(chunk)
+    for (chunk,) in chunks(grey(maps)):
+        levels = chunk.long()
         parts.append(levels > otsu_threshold(levels.flatten(1))[:, None, None])
     segments = torch.cat(parts) if parts else torch.zeros_like(maps, dtype=torch.bool)
     return fill_holes(segments) if holes else segments

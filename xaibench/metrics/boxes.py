@@ -42,7 +42,7 @@ def _detect(maps: Tensor, levels: Sequence[int]) -> Boxes:
     """Return the boxes of the maps above each of L grey levels: of B * L binary images, a map's side by side."""
     if not len(levels) or not all(0 <= level < 255 for level in levels):
         raise UsageError(f"levels must be grey levels from 0 to 254, got {list(levels)}")
-    return boxes_above(_ops.grey_levels(maps).to(torch.uint8).cpu().numpy(), levels)
+    return boxes_above(_ops.grey(maps).cpu().numpy(), levels)
 
 
 Score = Callable[[Matches], FloatArray]
@@ -85,12 +85,16 @@ def noise_maps(height: int, width: int, levels: int) -> int:
     return min(500, max(4, NOISE_PIXELS // (height * width * levels)))
 
 
+@lru_cache(maxsize=2)
+def _noise_boxes(height: int, width: int, levels: tuple[int, ...]) -> Boxes:
+    number = noise_maps(height, width, len(levels))
+    return _detect(torch.rand(number, height, width, generator=torch.Generator().manual_seed(0)), levels)
+
+
 @lru_cache(maxsize=16)
 def _noise(height: int, width: int, levels: tuple[int, ...], largest: bool) -> Boxes:
     """Return the boxes, or those of the largest components only, of maps of uniform noise and their mirror images."""
-    number = noise_maps(height, width, len(levels))
-    maps = torch.rand(number, height, width, generator=torch.Generator().manual_seed(0))
-    boxes = _detect(maps, levels)
+    boxes = _noise_boxes(height, width, levels)
     if largest:
         boxes = boxes.select(boxes.largest)
     top, left, bottom, right = boxes.corners.T
@@ -290,8 +294,9 @@ def box_ious(maps: Tensor, masks: Tensor, levels: Sequence[int]) -> tuple[FloatA
     known = _ops.once(_nothing_known, maps, masks)
     if lacking := [level for level in dict.fromkeys(levels) if level not in known]:
         made = np.empty((2, len(maps), len(lacking)))
+        grey = _ops.grey(maps).cpu().numpy()
         for row in range(len(maps)):
-            found = _matches(maps[row : row + 1], masks[row : row + 1], lacking)
+            found = matches(boxes_above(grey[row : row + 1], lacking), _regions(masks[row : row + 1]), len(lacking))
             made[:, row] = [score(found, columns=len(lacking))[0] for score in (_largest_iou, _best_iou)]
         known.update({level: made[..., column] for column, level in enumerate(lacking)})
     largest, best = np.stack([known[level] for level in levels], axis=-1)

@@ -11,7 +11,7 @@ The map is min-max scaled to 8 bits (signed: zero plays no part), and foreground
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -35,27 +35,25 @@ GREY = 256
 
 def _histograms(maps: Tensor, masks: Tensor) -> Tensor:
     """Return (B, 2, 256) float64: how many pixels outside the mask, and in it, have each grey level."""
-    slots = torch.arange(len(maps), device=maps.device)[:, None, None] * 2 + masks
-    flat = (slots * GREY + _ops.grey_levels(maps)).flatten()
-    return torch.bincount(flat, minlength=2 * GREY * len(maps)).reshape(len(maps), 2, GREY).double()
-
-
-def _gathered(step: Callable[[Tensor, Tensor], Tensor], maps: Tensor, masks: Tensor) -> Tensor:
     _ops.check_maps(maps, masks)
-    pieces = [step(*piece) for piece in _ops.chunks(maps, masks)]
-    return _ops.nan_where(_ops.undefined(maps, masks), torch.cat(pieces))
+    return _ops.nan_where(_ops.undefined(maps, masks), _ops.once(_counted, maps, masks))
+
+
+def _counted(maps: Tensor, masks: Tensor) -> Tensor:
+    counts = [torch.zeros(0, 2, GREY, dtype=torch.float64, device=maps.device)]
+    for levels, inside in _ops.chunks(_ops.grey(maps), masks):
+        slots = torch.arange(len(levels), device=maps.device)[:, None, None] * 2 + inside
+        flat = (slots * GREY + levels).flatten()
+        counts.append(torch.bincount(flat, minlength=2 * GREY * len(levels)).reshape(-1, 2, GREY).double())
+    return torch.cat(counts)
 
 
 def _ious(maps: Tensor, masks: Tensor, thresholds: Sequence[float]) -> Tensor:
     """Return (B, T): the IoU of the mask and the foreground above each threshold."""
     levels = torch.tensor(_levels(thresholds), device=maps.device)
-
-    def step(maps: Tensor, masks: Tensor) -> Tensor:
-        counts = _histograms(maps, masks)
-        above = counts.flip(-1).cumsum(-1).flip(-1)[..., levels + 1]  # strictly above; levels are 254 at most
-        return above[:, 1] / (counts[:, 1].sum(-1, keepdim=True) + above[:, 0])
-
-    return _gathered(step, maps, masks)
+    counts = _histograms(maps, masks)
+    above = counts.flip(-1).cumsum(-1).flip(-1)[..., levels + 1]  # strictly above; levels are 254 at most
+    return above[:, 1] / (counts[:, 1].sum(-1, keepdim=True) + above[:, 0])
 
 
 def _iou_chance(masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES) -> Tensor:
@@ -300,4 +298,4 @@ def pxap(maps: Tensor, masks: Tensor) -> Tensor:
     >>> round(float(pxap.pool.scores(pxap(maps, masks).numpy())[0, 0, 0]), 6)  # (1 + 2/3) / 2
     0.833333
     """
-    return _gathered(lambda m, g: _histograms(m, g).flatten(1), maps, masks)
+    return _histograms(maps, masks).flatten(1)
