@@ -83,10 +83,14 @@ def test_bf16_runs_changed_images_as_it_runs_their_originals(
     table["metrics"] = [{"name": name, "parameters": parameters} for name, parameters in asked.items()]
     table["localization"]["baselines"] = []
     benchmark = Benchmark.model_validate(table)
+    asked_of: list[str] = []
+    plain = Forward.logits
+    monkeypatch.setattr(Forward, "logits", lambda self, x: asked_of.append(self.precision) or plain(self, x))
     exact, rounded = (
         evaluate("gcm", ["cwm"], benchmark, precision=precision, store=tmp_path / "store")
         for precision in ("float32", "bf16")
     )
+    assert asked_of.count("bf16") == asked_of.count("float32") > 0  # changed images too
     # Means of probabilities from 0 to 1: another order of some pixels, and logits of up to 10 that are 1% off, move a
     # few of them by a tenth.
     for name in ("insertion", "deletion", "road_morf"):

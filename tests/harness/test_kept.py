@@ -108,6 +108,19 @@ def test_the_second_time_nothing_is_asked_and_every_bit_is_the_same(tmp_path: Pa
     assert contents[0] == contents[1] == contents[2]
 
 
+def test_the_next_images_are_decoded_while_maps_are_made_and_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xaibench.datasets.loader import Decoder
+
+    submit = Decoder.submit
+    monkeypatch.setattr(Decoder, "submit", lambda self, rows: CALLS.append(f"decode {rows[0]}") or submit(self, rows))
+    run(tmp_path, "hit_rate", store=None)
+    at = CALLS.index("decode 8")
+    assert CALLS[at - 1] == "features 8"  # the first batch's, whose maps come next
+    assert CALLS[at + 1].startswith("explain")
+
+
 def test_a_sheet_is_drawn_once_and_anew_when_a_tile_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from xaibench.reports import figures
 

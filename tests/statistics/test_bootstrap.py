@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from xaibench.statistics import (
     wilson_interval,
 )
 from xaibench.statistics import bootstrap as module
+from xaibench.statistics.bootstrap import mean_intervals_of
 
 
 @pytest.mark.parametrize(
@@ -263,3 +265,26 @@ def test_coverage_needs_patients() -> None:
             covered[unit] += interval.low <= 0.4 <= interval.high
     assert 0.885 < covered["patient"] / 300 < 0.985
     assert covered["image"] / 300 < 0.75
+
+
+@pytest.mark.parametrize("method", ["percentile", "bca"])
+def test_many_means_at_once_are_those_of_the_weights(method: Literal["percentile", "bca"]) -> None:
+    rng = np.random.default_rng(8)
+    clusters = [f"p{n}" for n in rng.integers(0, 25, 60)]
+    tables = [rng.random((60, 2)), rng.normal(size=(60, 3))]
+    tables[1][rng.random((60, 3)) < 0.4] = np.nan
+    limits, drawn = [(0.0, 1.0), (-math.inf, math.inf)], Resampling(clusters, resamples=300, seed=2)
+    together = mean_intervals_of(tables, limits, drawn, method=method)
+    for table, bounds, found in zip(tables, limits, together, strict=True):
+        there, filled = np.isfinite(table).astype(float), np.nan_to_num(table)
+        expected = statistic_intervals(
+            lambda weights, filled=filled, there=there: (weights @ filled) / (weights @ there),
+            drawn,
+            patients=[drawn.patients(column > 0) for column in there.T],
+            method=method,
+            bounds=bounds,
+        )
+        pairs = zip([*found.columns, found.macro], [*expected.columns, expected.macro], strict=True)
+        for one, other in pairs:  # sums in another order: to rounding
+            assert (one.low, one.high) == pytest.approx((other.low, other.high), rel=1e-9, abs=1e-12)
+            assert (one.method, one.undefined, one.resamples) == (other.method, other.undefined, other.resamples)

@@ -52,7 +52,7 @@ class State:
 
     @staticmethod
     def glance(classifier: nn.Module) -> Hashable:
-        """Return what differs when the state does, in a fifth of the time: the harness looks around every explanation.
+        """Return what differs when the state does, in less time: the harness looks around every explanation.
 
         An attribute that goes while another comes is not seen.
         """

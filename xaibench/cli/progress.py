@@ -34,15 +34,12 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Progress]:
     from rich.text import Text
 
     class Left(TimeRemainingColumn):
-        """Time left as a task says it itself, else from its steps, however long each takes."""
+        """Time left as a task says it itself, else from its steps."""
 
         def render(self, task: Task) -> Text:
-            if task.fields["left"]:
-                return Text(task.fields["left"], style="progress.remaining")
-            if task.speed is None and task.completed and task.total and task.elapsed:  # steps of half a minute or more
-                left = time_left(task.completed, task.total, task.fields["at"], task.elapsed)
-                return Text(left, style="progress.remaining")
-            return super().render(task)
+            return (
+                Text(task.fields["left"], style="progress.remaining") if task.fields["left"] else super().render(task)
+            )
 
     console = Console(stderr=True, highlight=False, markup=False)
     columns = (
@@ -54,19 +51,18 @@ def progress_bars(*, quiet: bool = False) -> Iterator[Progress]:
         Left(compact=True),
         TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
-    with Bars(*columns, console=console, transient=True) as bars:
-        task = bars.add_task("starting", total=None, rate="", note="", left=None, at=0.0)
-        running = bars.add_task("", total=None, visible=False, rate="", note="", left=None, at=0.0)
+    # A step may take minutes: rich forgets those of more than half a minute ago.
+    with Bars(*columns, console=console, transient=True, speed_estimate_period=3600) as bars:
+        task = bars.add_task("starting", total=None, rate="", note="", left=None)
+        running = bars.add_task("", total=None, visible=False, rate="", note="", left=None)
 
         def stage(name: str, total: int) -> None:
             bars.update(running, visible=False)
-            bars.reset(task, description=printable(name), total=total, rate="", note="", left=None, at=0.0)
+            bars.reset(task, description=printable(name), total=total, rate="", note="", left=None)
 
         def advance(steps: int) -> None:
             bars.advance(task, steps)
-            elapsed = bars.tasks[0].elapsed or 0.0
-            bars.update(task, at=elapsed)
-            if speed := bars.tasks[0].speed or (elapsed and bars.tasks[0].completed / elapsed):
+            if speed := bars.tasks[0].speed:
                 bars.update(task, rate=rate(speed))
 
         def epoch(record: Mapping[str, float | None]) -> None:
@@ -94,17 +90,6 @@ def pace(done: int, total: int, seconds: float) -> tuple[str, str]:
         return "", "-:--"
     minutes, rest = divmod(round(seconds / done * max(0, total - done)), 60)
     return rate(done / seconds), f"{minutes}:{rest:02d}"
-
-
-def time_left(done: float, total: float, at: float, elapsed: float) -> str:
-    """Say how long the rest will take where `done` of `total` steps took `at` seconds, `elapsed` seconds in.
-
-    >>> time_left(8, 40, 120.0, 150.0)
-    '7:30'
-    """
-    minutes, seconds = divmod(round(max(0.0, at * total / done - elapsed)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def rate(speed: float) -> str:

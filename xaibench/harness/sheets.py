@@ -67,13 +67,12 @@ class ContactSheets:
 
 
 def _drawn(tiles: Mapping[str, Sequence[Tile]], title: str, store: Store | None) -> bytes:
-    key = key_of("sheet", _identity(tiles, title)) if store else ""
-    if store and (found := store.read(key)):
+    if store is not None and (found := store.read(key := key_of("sheet", _identity(tiles, title)))):
         return bytes(found.arrays["png"].tobytes())
     from xaibench.reports.figures import contact_sheet_png  # matplotlib only where something is drawn
 
     png = contact_sheet_png(tiles, title=title)
-    if store:
+    if store is not None:
         store.write(key, {"png": np.frombuffer(png, dtype=np.uint8)}, {"kind": "sheet", "title": title})
     return png
 
@@ -85,7 +84,8 @@ def _identity(tiles: Mapping[str, Sequence[Tile]], title: str) -> dict[str, Any]
     for name, row in tiles.items():
         for tile in row:
             boxes = tile.region.to(Frame(*tile.image.shape)).boxes.tolist() if tile.region else None
-            told.append([name, tile.image.shape, boxes, tile.image_id, tile.class_name, tile.hit])
+            caption = [tile.image_id, tile.class_name, tile.hit, tile.score, tile.score_name]
+            told.append([name, tile.image.shape, boxes, caption])
             content.update(np.ascontiguousarray(tile.image).tobytes())
             content.update(np.ascontiguousarray(tile.map).tobytes())
     drawing = {package: importlib.metadata.version(package) for package in ("matplotlib", "numpy", "pillow")}

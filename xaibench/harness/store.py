@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -91,9 +90,6 @@ class _Writer:
             entry.result()
 
 
-_COUNTING = Lock()
-
-
 @dataclass
 class Store:
     """A folder of entries.
@@ -102,7 +98,7 @@ class Store:
         directory: made when the first entry is written.
         damaged: keys of the damaged entries that were taken away.
         stopped: why nothing is written any more (a full disk), None while all is well.
-        hits, misses, written: how often entries were found, not found, and written.
+        hits, misses: how often entries were found, and not found.
     """
 
     directory: Path
@@ -110,7 +106,6 @@ class Store:
     stopped: str | None = None
     hits: int = 0
     misses: int = 0
-    written: int = 0
     _writers: list[_Writer] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -186,8 +181,6 @@ class Store:
             reason = "no space left" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror or error)
             self.stopped = f"{self.directory}: {reason}"
             return False
-        with _COUNTING:
-            self.written += 1
         return True
 
     def _put(self, key: str, payload: bytes) -> None:

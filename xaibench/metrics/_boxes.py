@@ -130,7 +130,7 @@ def _components(segment: npt.NDArray[np.bool_], *, few: bool = False) -> tuple[I
     """Return top, left, bottom, right and number of pixels (m, 5) of the 8-connected components.
 
     Args:
-        few: it has few outlines; else its pixels are looked at first, which takes a third of the time.
+        few: it has few outlines; else its pixels are looked at first.
 
     Returns:
         The table, and whether the next higher level may be taken to have few outlines too.
@@ -147,7 +147,7 @@ def _components(segment: npt.NDArray[np.bool_], *, few: bool = False) -> tuple[I
 
 
 def _components_by_outline(binary: npt.NDArray[np.uint8]) -> tuple[IntArray, bool]:
-    """Return what `_components` does from outlines: ten times faster than counting pixels where there are few.
+    """Return what `_components` does from outlines, which takes less time than counting pixels where there are few.
 
     An outline is a closed chain of b steps from pixel to neighbouring pixel around an area A (through the centres), of
     which Pick's theorem counts the pixels: A + b / 2 + 1 on the outline of a component and inside, A - b / 2 + 1

@@ -293,12 +293,8 @@ def _filled(segment: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     try:
         import cv2
     except ImportError:  # its wheel needs a library that a bare machine may lack
-        background, _ = ndimage.label(~segment)
-        edges = (background[0], background[-1], background[:, 0], background[:, -1])
-        reached = np.zeros(background.max() + 1, dtype=bool)
-        reached[np.concatenate(edges)] = True
-        reached[0] = False  # the segment itself
-        return ~reached[background]
+        filled: npt.NDArray[np.bool_] = ndimage.binary_fill_holes(segment)
+        return filled
     framed = np.pad(segment.view(np.uint8), 1)  # a frame of background, from which to flood all that it reaches
     cv2.floodFill(framed, None, (0, 0), (2,), flags=4)
     outside: npt.NDArray[np.bool_] = framed[1:-1, 1:-1] == 2

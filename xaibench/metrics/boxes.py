@@ -66,8 +66,8 @@ def _scores(score: Score, maps: Tensor, masks: Tensor, levels: Sequence[int]) ->
 def _chance(score: Score, masks: Tensor, levels: Sequence[int], *, largest: bool = False) -> Tensor:
     """Return (B, columns): the mean score of noise."""
     found = _ops.once(_noise_matches, masks, levels=tuple(levels), largest=largest)
-    columns = score(matches(_noise(*masks.shape[-2:], tuple(levels), largest), _NOWHERE, 1)).shape[1]
-    means = np.array([score(one).mean(0) for one in found]).reshape(-1, columns)
+    some = found or [matches(_noise(*masks.shape[-2:], tuple(levels), largest), _NOWHERE, 1)]
+    means = np.stack([score(one).mean(0) for one in some])[: len(found)]
     return _ops.nan_where(_ops.area(masks).isnan(), torch.from_numpy(means).to(masks.device))
 
 
@@ -93,7 +93,10 @@ def _noise_boxes(height: int, width: int, levels: tuple[int, ...]) -> Boxes:
 
 @lru_cache(maxsize=16)
 def _noise(height: int, width: int, levels: tuple[int, ...], largest: bool) -> Boxes:
-    """Return the boxes, or those of the largest components only, of maps of uniform noise and their mirror images."""
+    """Return the boxes, or those of the largest components only, of maps of uniform noise and their mirror images.
+
+    The smallest come first.
+    """
     boxes = _noise_boxes(height, width, levels)
     if largest:
         boxes = boxes.select(boxes.largest)
@@ -104,7 +107,8 @@ def _noise(height: int, width: int, levels: tuple[int, ...], largest: bool) -> B
         for x in ((left, right), (width - right, width - left))
     ]
     image = [boxes.image + np.int32(copy * boxes.images) for copy in range(4)]
-    return Boxes(np.concatenate(corners, axis=1).T, np.concatenate(image), np.tile(boxes.pixels, 4), 4 * boxes.images)
+    noise = Boxes(np.concatenate(corners, axis=1).T, np.concatenate(image), np.tile(boxes.pixels, 4), 4 * boxes.images)
+    return noise.select(np.argsort(noise.sizes, kind="stable"))
 
 
 def _check_thresholds(thresholds: Sequence[float]) -> FloatArray:

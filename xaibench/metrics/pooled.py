@@ -12,7 +12,6 @@ The map is min-max scaled to 8 bits (signed: zero plays no part), and foreground
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from xaibench.errors import UsageError
 from xaibench.metrics import _ops
-from xaibench.metrics._boxes import Boxes, FloatArray, component_boxes, matches
+from xaibench.metrics._boxes import FloatArray, component_boxes, matches
 from xaibench.metrics.base import Pool, metric
 from xaibench.metrics.boxes import _best_iou, _largest_iou, _levels, _noise, box_ious
 
@@ -156,7 +155,7 @@ def _accuracy_chance(which: int, masks: Tensor, thresholds: Sequence[float], del
 
     Of noise's very many boxes only those are compared that are large enough, and small enough, to reach the least.
     """
-    noise, least = _sorted_noise(*masks.shape[-2:], tuple(_levels(thresholds)), which == 0), min(_check_deltas(deltas))
+    noise, least = _noise(*masks.shape[-2:], tuple(_levels(thresholds)), which == 0), min(_check_deltas(deltas))
     score, found = (_largest_iou, _best_iou)[which], []
     for mask in masks.cpu().numpy():
         regions = component_boxes(mask[None])
@@ -169,13 +168,6 @@ def _accuracy_chance(which: int, masks: Tensor, thresholds: Sequence[float], del
         found.append(_reached(ious, deltas).mean(0))
     means = torch.from_numpy(np.array(found).reshape(-1, len(thresholds) * len(deltas)))
     return _ops.nan_where(_ops.area(masks).isnan(), means.to(masks.device))
-
-
-@lru_cache(maxsize=4)
-def _sorted_noise(height: int, width: int, levels: tuple[int, ...], largest: bool) -> Boxes:
-    """Return `_noise`, the smallest boxes first."""
-    noise = _noise(height, width, levels, largest)
-    return noise.select(np.argsort(noise.sizes, kind="stable"))
 
 
 def _box_columns(*, thresholds: Sequence[float], deltas: Sequence[float]) -> int:

@@ -302,11 +302,9 @@ def mean_intervals(
         UsageError: `values` and `clusters` of different lengths, an infinite value, a bad option.
     """
     table = np.asarray(values, dtype=np.float64)
-    if table.ndim != 2:
+    if table.ndim != 2 or len(table) != len(clusters):
         raise UsageError(f"values {table.shape} need one row for each of the {len(clusters)} patient names")
     drawn = resampling or Resampling(clusters, resamples=resamples, seed=seed)
-    if len(table) != len(clusters):
-        raise UsageError(f"values {table.shape} need one row for each of the {len(clusters)} patient names")
     return mean_intervals_of([table], [bounds], drawn, confidence=confidence, method=method)[0]
 
 
@@ -320,7 +318,7 @@ def mean_intervals_of(
 ) -> list[Intervals]:
     """Return what `mean_intervals` does of each of many tables (N, M) of the same images, resampled alike.
 
-    All of them are drawn at once: for a run's metrics, ten times as fast as one after the other.
+    All of them are drawn at once, by one product of matrices.
 
     Raises:
         UsageError: an infinite value, a bad option.
@@ -333,6 +331,7 @@ def mean_intervals_of(
         raise UsageError("values hold infinity: give NaN for images without a score")
     there = np.isfinite(whole)
     kinds, kind = np.unique(there, axis=1, return_inverse=True)  # which images have a score: the same for most columns
+    kind = kind.reshape(-1)  # numpy 2.0.0 keeps the axis
     both = np.concatenate([np.where(there, whole, 0.0), kinds], axis=1)
     patients = np.array([resampling.patients(rows) for rows in kinds.T], dtype=np.int64)[kind]
 
