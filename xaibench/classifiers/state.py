@@ -114,6 +114,19 @@ class State:
                 parameter.requires_grad_(self.gradients[name])
 
 
+def is_hooked(network: nn.Module) -> bool:
+    """Tell whether running a network calls more than its layers' own code: hooks, or a ``forward`` put on a layer."""
+    if any(
+        hooks
+        for name, hooks in vars(nn.modules.module).items()
+        if name.startswith("_global_") and name.endswith("_hooks")
+    ):
+        return True
+    return any(
+        "forward" in vars(layer) or any(layer.__dict__.get(kind) for kind in _HOOKS) for layer in network.modules()
+    )
+
+
 def _more(now: Mapping[str, Mapping[int, Any]], before: Mapping[str, Mapping[int, Any]]) -> bool:
     return any(set(hooks) - set(before.get(kind, {})) for kind, hooks in now.items())
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.models.densenet import DenseNet
 from torch import Tensor, nn
 
 from xaibench.classifiers.base import Classifier
+from xaibench.classifiers.densenet import run_densenet
 from xaibench.classifiers.tokens import TokenGrid, is_vision_transformer
 from xaibench.classifiers.weights import build_backbone, normalize_of, pretrained_config
 from xaibench.errors import UsageError, first_line
@@ -54,6 +56,7 @@ class TimmClassifier(Classifier):
         self.model, self.weights = build_backbone(model, weights, seed=seed, num_classes=len(classes), **sized)
         self.normalize = normalize_of(model)
         self.tokens = TokenGrid(self.model, self._prepare) if is_vision_transformer(self.model) else None
+        self.is_densenet = type(self.model) is DenseNet
         self.channels_are_last = False
         self._try(model)
         last: Any = self.model.get_classifier()
@@ -63,7 +66,10 @@ class TimmClassifier(Classifier):
     def features(self, images: Tensor) -> Tensor:
         if self.tokens is not None:
             return self.tokens.features(images)
-        features: Tensor = self.model.forward_features(self._prepare(images))
+        images = self._prepare(images)
+        if self.is_densenet:
+            return run_densenet(self.model.features, images)
+        features: Tensor = self.model.forward_features(images)
         return features.permute(0, 3, 1, 2) if self.channels_are_last else features
 
     def head(self, features: Tensor, images: Tensor) -> Tensor:

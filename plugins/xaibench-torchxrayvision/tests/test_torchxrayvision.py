@@ -27,15 +27,18 @@ def test_classifier_conforms(conforms) -> None:
     conforms("classifiers", "xrv_densenet121", options={"weights": "random"})
 
 
-def test_logits_are_the_library_s_own() -> None:
+@pytest.mark.parametrize("count", [1, 4])  # one runs the library's body, four xaibench's faster one
+def test_logits_are_the_library_s_own(count: int) -> None:
     classifier = XRVDenseNet(CLASSES, 224, weights="random").eval()
     model = library.models.DenseNet(num_classes=3).eval()
     model.features.load_state_dict(classifier.body.state_dict())
     model.classifier.load_state_dict(classifier.last.state_dict())
-    images = small_images(2, 224).mean(1, keepdim=True)
+    images = small_images(count, 224).mean(1, keepdim=True)
     with torch.no_grad():
         wanted = model((2 * images - 1) * 1024)
-        found = classifier(images.expand(-1, 3, -1, -1))
+        with torch.profiler.profile() as profile:
+            found = classifier(images.expand(-1, 3, -1, -1))
+    assert ("aten::cat" in {event.key for event in profile.key_averages()}) == (count == 1)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 

@@ -12,6 +12,7 @@ import torchxrayvision as xrv
 from torch import Tensor, nn
 
 from xaibench.classifiers.base import Classifier, Weights, hash_tensors, seeded
+from xaibench.classifiers.densenet import run_densenet
 from xaibench.errors import UsageError, WeightsError, first_line
 
 _PREFIX = "densenet121-res224-"
@@ -61,7 +62,7 @@ class XRVDenseNet(Classifier):
         grey = images.mean(dim=1, keepdim=True)
         if grey.shape[-1] != _SIZE or grey.shape[-2] != _SIZE:
             grey = F.interpolate(grey, size=_SIZE, mode="bilinear", antialias=True)
-        return F.relu(self.body(2048 * grey - 1024))
+        return run_densenet(self.body, 2048 * grey - 1024).relu()
 
     def head(self, features: Tensor, images: Tensor) -> Tensor:
         return self.last(features.mean(dim=(-2, -1)))  # type: ignore[no-any-return]
