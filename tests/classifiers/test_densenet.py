@@ -60,8 +60,10 @@ def is_other_code(body: nn.Module, given: Tensor) -> bool:
     return "aten::cat" not in {event.key for event in profile.key_averages()}
 
 
+@pytest.mark.parametrize("cached", [0, 2**23])  # an image at a time, and all of them
 @pytest.mark.parametrize("name", BODIES)
-def test_exact_arithmetic_gives_the_bodys_own_features(name: str) -> None:
+def test_exact_arithmetic_gives_the_bodys_own_features(name: str, cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(densenet, "_CACHED", cached)
     body = trained(BODIES[name]()).double()
     with torch.no_grad():
         wanted, found = body(images().double()), run_densenet(body, images().double())

@@ -12,7 +12,7 @@ All is made of the weights as they are at the call, and a body that something ha
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ _TRANSITIONS = (
 )
 _NORM_WITH_RELU = "timm.layers.norm_act.BatchNormAct2d"
 _STEMS = (["conv0", "norm0", "pool0"], ["conv0", "norm0", "relu0", "pool0"])
+_CACHED = 2**23  # bytes of a block's output that are worked on at once: they stay in the processor's cache
 _ENOUGH = 4 * 224 * 224  # pixels in all: fewer are run sooner than the weights are made
 _AS_GOOD_AS_ZERO = 1e-20  # of a scale beside its shift: the clamp's bound would be infinite
 
@@ -59,39 +60,61 @@ def run_densenet(body: nn.Module, images: Tensor) -> Tensor:
     return x
 
 
+class _Pointwise(NamedTuple):
+    """A norm, its ReLU and the 1 x 1 convolution after them: ``conv2d(x clamped to low and high, weight, bias)``."""
+
+    low: Tensor
+    high: Tensor | None
+    weight: Tensor
+    bias: Tensor
+
+    def clamp(self, x: Tensor) -> Tensor:
+        # maximum: two thirds of the time of a clamp from both sides
+        return torch.maximum(x, self.low) if self.high is None else torch.clamp(x, self.low, self.high)
+
+
 def _block(block: nn.Module, x: Tensor) -> Tensor:
     layers: list[Any] = list(block.children())
+    first = [_before_second_norm(layer) for layer in layers]
     images, known, height, width = x.shape
     channels = known + sum(layer.conv2.out_channels for layer in layers)
     out = torch.empty((images, channels, height, width), dtype=x.dtype, memory_format=torch.channels_last)
-    out[:, :known] = x
-    for layer in layers:
-        clamped, weight, bias = _clamped(out[:, :known], layer.norm1, layer.conv1)
-        scale, shift = _affine(layer.norm2)
-        between = F.conv2d(clamped, weight * scale.view(-1, 1, 1, 1), bias * scale + shift).relu_()
-        out[:, known : known + layer.conv2.out_channels] = layer.conv2(between)
-        known += layer.conv2.out_channels
+    step = max(1, _CACHED // (channels * height * width * x.element_size()))
+    for own, given in zip(torch.split(out, step), torch.split(x, step), strict=True):
+        own[:, :known] = given
+        end = known
+        for layer, pointwise in zip(layers, first, strict=True):
+            between = F.conv2d(pointwise.clamp(own[:, :end]), pointwise.weight, pointwise.bias).relu_()
+            own[:, end : end + layer.conv2.out_channels] = layer.conv2(between)
+            end += layer.conv2.out_channels
     return out
 
 
+def _before_second_norm(layer: Any) -> _Pointwise:
+    """Return norm1, ReLU and conv1 of a layer, with norm2."""
+    low, high, weight, bias = _pointwise(layer.norm1, layer.conv1)
+    scale, shift = _affine(layer.norm2)
+    return _Pointwise(low, high, weight * scale.view(-1, 1, 1, 1), bias * scale + shift)
+
+
 def _transition(transition: Any, x: Tensor) -> Tensor:
-    clamped, weight, bias = _clamped(x, transition.norm, transition.conv)
-    return F.conv2d(transition.pool(clamped), weight, bias)
+    pointwise = _pointwise(transition.norm, transition.conv)
+    return F.conv2d(transition.pool(pointwise.clamp(x)), pointwise.weight, pointwise.bias)
 
 
-def _clamped(x: Tensor, norm: nn.Module, conv: nn.Conv2d) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y, weight and bias, such that ``conv2d(y, weight, bias)`` is ``conv(relu(norm(x)))``; conv is 1 x 1."""
+def _pointwise(norm: nn.Module, conv: nn.Conv2d) -> _Pointwise:
     scale, shift = _affine(norm)
     constant = scale.abs() <= _AS_GOOD_AS_ZERO * shift.abs().clamp(min=1)
     bound = torch.where(constant, 0, -shift / scale).view(-1, 1, 1)
     scale, shift = torch.where(constant, 0, scale), torch.where(constant, shift.relu(), shift)
     rises = (scale >= 0).view(-1, 1, 1)
-    if rises.all():
-        y = torch.maximum(x, bound)  # two thirds of the time of a clamp from both sides
-    else:
-        y = torch.clamp(x, torch.where(rises, bound, -torch.inf), torch.where(rises, torch.inf, bound))
     bias = conv.weight[:, :, 0, 0] @ shift
-    return y, conv.weight * scale.view(-1, 1, 1), bias if conv.bias is None else bias + conv.bias
+    return _Pointwise(
+        torch.where(rises, bound, -torch.inf),
+        None if rises.all() else torch.where(rises, torch.inf, bound),
+        conv.weight * scale.view(-1, 1, 1),
+        bias if conv.bias is None else bias + conv.bias,
+    )
 
 
 def _normalized(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:

@@ -56,22 +56,22 @@ class State:
 
         An attribute that goes while another comes is not seen.
         """
-        layers = tuple(
-            (
-                name,
-                id(layer),
-                layer.training,
-                getattr(layer, "inplace", None),
-                len(vars(layer)),
-                tuple(tuple(hooks) for kind in _HOOKS if (hooks := layer.__dict__.get(kind))),
-            )
-            for name, layer in classifier.named_modules()
-        )
-        parameters = tuple(
-            (parameter.requires_grad, *(tuple(hooks) for kind in _GROWING if (hooks := getattr(parameter, kind, None))))
-            for parameter in classifier.parameters()
-        )
-        return layers, parameters
+        layers, parameters = [], []
+        found, seen = [("", classifier)], {id(classifier)}  # `named_modules` takes most of the time
+        while found:
+            name, layer = found.pop()
+            own = layer.__dict__
+            hooks = [tuple(here) for kind in _HOOKS if (here := own.get(kind))]
+            layers.append((name, id(layer), layer.training, own.get("inplace"), len(own), *hooks))
+            for parameter in layer._parameters.values():
+                if parameter is not None:
+                    growing = [tuple(here) for kind in _GROWING if (here := getattr(parameter, kind, None))]
+                    parameters.append((parameter.requires_grad, *growing))
+            for below, child in layer._modules.items():
+                if child is not None and id(child) not in seen:
+                    seen.add(id(child))
+                    found.append((f"{name}.{below}", child))
+        return tuple(layers), tuple(parameters)
 
     def hooks_left(self, now: State) -> list[str]:
         """Return the names of layers and parameters with a hook that was not there, "" being the classifier itself."""

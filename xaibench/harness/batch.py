@@ -80,6 +80,7 @@ class Work:
     remake: Callable[[], Classifier] | None = None
 
     def __post_init__(self) -> None:
+        self.maps_found = False  # the last maps that were needed were in the store
         self.scored: dict[str, int] = {}
         self.spent: dict[str, float] = {}
 
@@ -139,6 +140,12 @@ class BatchWork:
             return True
         return any(not self.at.has_maps(name, self.pairs) for name in self.work.explainers if name not in self._failed)
 
+    def begin_maps(self, name: str | None = None) -> None:
+        """Begin to read an explainer's maps, the first one's by default, if those before were found in the store."""
+        name = name or next(iter(self.work.explainers))
+        if self.at and self.work.maps_found:
+            self.at.begin_maps(name, self.pairs)
+
     def run(self) -> Part:
         """Return what the batch leaves, with what the sheet wants as it is now."""
         with sharing():
@@ -149,13 +156,15 @@ class BatchWork:
         self.meanwhile()
         part = Part(logits, np.array(self.pairs, dtype=np.int64).reshape(-1, 2), self._chance())
         part.seconds["forward"] += self._forward_seconds
-        for name, explainer in self.work.explainers.items():
-            if name not in self._failed:
-                try:
-                    self._explained(name, explainer, part)
-                except ExplainerFailedError as failed:
-                    part.failed[name] = str(failed)
-                    part.values.pop(name, None)
+        names = [name for name in self.work.explainers if name not in self._failed]
+        for name, following in zip(names, [*names[1:], None], strict=True):
+            if following:
+                self.begin_maps(following)
+            try:
+                self._explained(name, self.work.explainers[name], part)
+            except ExplainerFailedError as failed:
+                part.failed[name] = str(failed)
+                part.values.pop(name, None)
         return part
 
     # what the batch is made of, at most once, and only if asked for

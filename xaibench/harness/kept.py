@@ -140,6 +140,11 @@ class KeptBatch:
         parts = self._maps(explainer, pairs)
         return self._read("maps", parts) if parts else None
 
+    def begin_maps(self, explainer: str, pairs: Pairs) -> None:
+        """Begin to read what `maps` will be asked for."""
+        if parts := self._maps(explainer, pairs):
+            self.kept.store.begin(key_of("maps", parts))
+
     def has_maps(self, explainer: str, pairs: Pairs) -> bool:
         parts = self._maps(explainer, pairs)
         return parts is not None and self.kept.store.has(key_of("maps", parts))

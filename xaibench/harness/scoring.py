@@ -57,7 +57,9 @@ class Maps:
     @cached_property
     def _found(self) -> tuple[Tensor, Mapping[str, Any]]:
         at = self.batch.at
-        if at and (found := at.maps(self.name, self.pairs)):
+        found = at.maps(self.name, self.pairs) if at else None
+        self.batch.work.maps_found = found is not None
+        if found:
             return torch.from_numpy(found.arrays["maps"]).to(self.batch.work.classifier.device), found.about
         maps, made = self._explain()
         if at:
@@ -84,7 +86,7 @@ class Maps:
         finally:
             left = _tidy(classifier, before)
         maps = maps.detach().float()
-        undefined = int((~maps.isfinite().flatten(1).all(1)).sum())
+        undefined = int((~(maps.amin((1, 2)).isfinite() & maps.amax((1, 2)).isfinite())).sum())  # NaN is passed on
         return maps, {"seconds": time.perf_counter() - began, "undefined": undefined, "left": left}
 
 

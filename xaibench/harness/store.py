@@ -4,7 +4,7 @@ An entry is one file, ``objects/ab/abcd...``: a magic number, the sha256 of what
 the arrays and what is known about them. It is written beside its place, flushed to the disk and put in place in one
 step, so that a reader sees it whole or not at all, whatever happens to the writer. Several processes may use one
 folder: who writes a key last writes what the others wrote. A damaged entry is noticed by its checksum, taken away and
-made again. Inside ``with store:`` entries are written by threads: waiting for the disk costs the network no time.
+made again. Inside ``with store:`` threads write, and read ahead: waiting for the disk costs the network no time.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ MAGIC = b"xaibench store 1\n"
 _CHECKSUM = 32
 _HEAD = len(MAGIC) + _CHECKSUM
 _LARGEST_ABOUT = 2**20
-_WRITERS, _WAITING = 4, 8
-"""Threads that write, and entries that may wait for each: a bounded part of the memory."""
+_WRITERS, _WAITING, _BEGUN = 4, 8, 2
+"""Threads that write, entries that may wait for each, and entries read ahead: a bounded part of the memory."""
 
 Array = npt.NDArray[Any]
 
@@ -61,6 +61,10 @@ class Found:
 
     arrays: Mapping[str, Array]
     about: Mapping[str, Any]
+
+
+_Loaded = tuple[bytes | None, Found | None]
+"""A file's bytes, None where there is none, and what it holds, None where it is damaged."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ class Store:
     hits: int = 0
     misses: int = 0
     _writers: list[_Writer] = field(default_factory=list, init=False, repr=False, compare=False)
+    _reader: ThreadPoolExecutor | None = field(default=None, init=False, repr=False, compare=False)
+    _begun: dict[str, Future[_Loaded]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.directory = Path(self.directory).expanduser()
@@ -117,13 +123,11 @@ class Store:
     def read(self, key: str) -> Found | None:
         """Return an entry, or None where there is none; a damaged one is taken away, and named in `damaged`."""
         path = self._path(key)
-        try:
-            with open(path, "rb") as file:
-                content = file.read()
-        except OSError:
+        begun = self._begun.pop(key, None)
+        content, found = begun.result() if begun else _load(path)
+        if content is None:
             self.misses += 1
             return None
-        found = _parse(content)
         if found is None:
             self.damaged.append(key)
             self.misses += 1
@@ -133,6 +137,16 @@ class Store:
         self.hits += 1
         _touch(path)
         return found
+
+    def begin(self, key: str) -> None:
+        """Begin to read an entry that will soon be asked for, in a thread. Outside ``with store:`` it does nothing.
+
+        The last two that were begun and not asked for are held; earlier ones are dropped.
+        """
+        if self._reader and key not in self._begun:
+            self._begun[key] = self._reader.submit(_load, self._path(key))
+            while len(self._begun) > _BEGUN:
+                del self._begun[next(iter(self._begun))]
 
     def has(self, key: str) -> bool:
         """Tell whether there is an entry, without reading it."""
@@ -158,16 +172,20 @@ class Store:
     def __enter__(self) -> Self:
         """Let threads write from now on; what `write` then returns is whether an entry was taken, not yet kept."""
         self._writers = [_Writer() for _ in range(_WRITERS)]
+        self._reader = ThreadPoolExecutor(1, "xaibench-store")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Wait until everything is written."""
+        if self._reader:
+            self._reader.shutdown(cancel_futures=True)
+        self._reader, self._begun = None, {}
         writers, self._writers = self._writers, []
         for writer in writers:
             writer.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_writers": []}  # threads stay in their process
+        return {**self.__dict__, "_writers": [], "_reader": None, "_begun": {}}  # threads stay in their process
 
     def _keep(self, key: str, payload: bytes) -> bool:
         if self.stopped is not None:
@@ -271,6 +289,15 @@ class Store:
                     held = hold(file)
                     if held or (held is None and time.time() - part.stat().st_mtime >= age):
                         part.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> _Loaded:
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError:
+        return None, None
+    return content, _parse(content)
 
 
 def _parse(content: bytes) -> Found | None:

@@ -83,8 +83,12 @@ def unsettled(
 
 
 def _submit(decoder: Decoder, batch: BatchWork | None) -> None:
-    if batch is not None and batch.needs_images():
+    if batch is None:
+        return
+    if batch.needs_images():
         decoder.submit(batch.rows)
+    else:
+        batch.begin_maps()
 
 
 def _chunks(rows: range, size: int) -> list[range]:

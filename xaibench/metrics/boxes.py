@@ -22,12 +22,14 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from xaibench.errors import UsageError
 from xaibench.metrics import _ops
 from xaibench.metrics._boxes import IOBB, IOU, Boxes, FloatArray, Matches, boxes_above, component_boxes, matches
+from xaibench.metrics._rows import each_row
 from xaibench.metrics.base import metric
 from xaibench.metrics.localization import THRESHOLDS
 
@@ -74,7 +76,7 @@ def _chance(score: Score, masks: Tensor, levels: Sequence[int], *, largest: bool
 def _noise_matches(masks: Tensor, levels: tuple[int, ...], largest: bool) -> list[Matches]:
     """Return how noise overlaps with each mask: all noise is compared with one mask at a time."""
     noise = _noise(*masks.shape[-2:], levels, largest)
-    return [matches(noise, component_boxes(mask[None]), noise.images) for mask in masks.cpu().numpy()]
+    return each_row(lambda mask: matches(noise, component_boxes(mask[None]), noise.images), masks.cpu().numpy())
 
 
 _NOWHERE = component_boxes(np.zeros((1, 1, 1), dtype=bool))
@@ -297,11 +299,14 @@ def box_ious(maps: Tensor, masks: Tensor, levels: Sequence[int]) -> tuple[FloatA
     """
     known = _ops.once(_nothing_known, maps, masks)
     if lacking := [level for level in dict.fromkeys(levels) if level not in known]:
-        made = np.empty((2, len(maps), len(lacking)))
-        grey = _ops.grey(maps).cpu().numpy()
-        for row in range(len(maps)):
-            found = matches(boxes_above(grey[row : row + 1], lacking), _regions(masks[row : row + 1]), len(lacking))
-            made[:, row] = [score(found, columns=len(lacking))[0] for score in (_largest_iou, _best_iou)]
+        columns = len(lacking)
+
+        def ious(grey: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]) -> list[FloatArray]:
+            found = matches(boxes_above(grey[None], lacking), component_boxes(mask[None]), columns)
+            return [score(found, columns=columns)[0] for score in (_largest_iou, _best_iou)]
+
+        rows = list(map(ious, _ops.grey(maps).cpu().numpy(), masks.cpu().numpy()))
+        made = np.array(rows).reshape(-1, 2, columns).transpose(1, 0, 2)
         known.update({level: made[..., column] for column, level in enumerate(lacking)})
     largest, best = np.stack([known[level] for level in levels], axis=-1)
     return largest, best

@@ -113,9 +113,8 @@ def energy(maps: Tensor, masks: Tensor) -> Tensor:
     [0.75]
     """
     _ops.check_maps(maps, masks)
-    positive = maps.clamp(min=0)
-    inside = _ops.total(torch.where(masks, positive, 0.0))
-    return _ops.nan_where(_ops.undefined(maps, masks), inside / _ops.total(positive))  # 0/0 without a positive value
+    inside, whole = _ops.positive_sums(maps, masks)
+    return _ops.nan_where(_ops.undefined(maps, masks), inside / whole)  # 0/0 without a positive value
 
 
 def _iou_chance(masks: Tensor, *, fill_holes: bool = True) -> Tensor:
@@ -125,9 +124,9 @@ def _iou_chance(masks: Tensor, *, fill_holes: bool = True) -> Tensor:
     area a, as Otsu halves the noise; filling closes all background that does not reach the border (a density of 1/2
     is below the percolation threshold 0.593), so that noise covers nearly everything, and the IoU is about a.
     """
-    segments = _noise_segments(*masks.shape[-2:], fill_holes)
+    segments, covered = _noise_segments(*masks.shape[-2:], fill_holes)
     inside = [masks.flip(dims).flatten(1).float().cpu() @ segments.T for dims in ((), (-1,), (-2,), (-2, -1))]
-    number, covered = masks.sum((-2, -1)).double().cpu()[:, None], segments.sum(-1, dtype=torch.float64)
+    number = _ops.number(masks).double().cpu()[:, None]
     means = [(part.double() / (number + covered - part)).mean(-1) for part in inside]  # whole numbers, exact in float32
     level: Tensor = torch.stack(means).mean(0).to(masks.device)
     return _ops.nan_where(~masks.any(-1).any(-1), level)
@@ -139,11 +138,12 @@ def noise_maps(height: int, width: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def _noise_segments(height: int, width: int, fill_holes: bool) -> Tensor:
-    """Return (M, H * W) float32, 0 or 1: segmentations of noise."""
+def _noise_segments(height: int, width: int, fill_holes: bool) -> tuple[Tensor, Tensor]:
+    """Return segmentations of noise, (M, H * W) float32, 0 or 1, and how many pixels each has, (M,) float64."""
     generator = torch.Generator().manual_seed(0)
     maps = torch.rand(noise_maps(height, width), height, width, generator=generator)
-    return _ops.otsu_segmentation(maps, holes=fill_holes).flatten(1).float()
+    segments = _ops.otsu_segmentation(maps, holes=fill_holes)
+    return segments.flatten(1).float(), _ops.number(segments).double()
 
 
 @metric(

@@ -61,7 +61,7 @@ def _iou_chance(masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES) -> T
     A mask of n among N pixels, each foreground with probability q: n q E[1 / (n + Y)], Y binomial (N - n, q). One pixel
     is the minimum, one the maximum, whatever the noise: q = ((N - 2)(1 - s) + 1) / N, where s is (level + 1) / 255.
     """
-    pixels, number = masks.shape[-2] * masks.shape[-1], masks.sum((-2, -1)).double()[:, None]
+    pixels, number = masks.shape[-2] * masks.shape[-1], _ops.number(masks).double()[:, None]
     share = (torch.tensor(_levels(thresholds), dtype=torch.float64, device=masks.device) + 1) / 255
     q = (max(0, pixels - 2) * (1 - share) + 1) / pixels
     outside = (pixels - number) * q
@@ -260,7 +260,7 @@ def _pxap_chance(masks: Tensor) -> Tensor:
 
     The largest pixel alone has level 255, the smallest level 0; the others are spread evenly over levels 0 to 254.
     """
-    pixels, number = masks.shape[-2] * masks.shape[-1], masks.sum((-2, -1)).double()
+    pixels, number = masks.shape[-2] * masks.shape[-1], _ops.number(masks).double()
     spread = torch.full((GREY,), max(0, pixels - 2) / (GREY - 1) / pixels, dtype=torch.float64, device=masks.device)
     spread[-1] = 0
     spread[[0, -1]] += 1 / pixels

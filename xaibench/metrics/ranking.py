@@ -9,13 +9,16 @@ take the masks alone and return the score expected of a map of independent, iden
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from xaibench.errors import UsageError
 from xaibench.metrics import _ops
+from xaibench.metrics._rows import each_row
 from xaibench.metrics.base import metric
 from xaibench.metrics.localization import energy
 
@@ -29,8 +32,8 @@ def _inside_top(maps: Tensor, masks: Tensor, k: Tensor | int, last: Tensor) -> T
     """Return (B,) float64: the expected share of each map's k largest pixels, down to `last` (B,), in its mask."""
     last = last[:, None, None]
     above, tied = maps > last, maps == last
-    wanted = k - above.sum((-2, -1))  # of those tied
-    return ((above & masks).sum((-2, -1)) + wanted * _ops.share(masks, tied)) / k
+    wanted = k - _ops.number(above)  # of those tied
+    return (_ops.number(above & masks) + wanted * _ops.share(masks, tied)) / k
 
 
 @metric(
@@ -171,15 +174,14 @@ class _Ranked(NamedTuple):
 
 
 def _rank(maps: Tensor, masks: Tensor) -> _Ranked:
-    if maps.dtype == torch.float32 and maps.device.type == "cpu":
-        order, values = _ops.falling(maps.flatten(1))
-        inside = masks.flatten(1).gather(1, order)
-    else:
-        # The mask rides in the lowest bit of the sorted numbers, where it only decides the order of equals, which plays
-        # no part: one sort, and no index to follow.
-        keys = (_falling(maps).view(torch.int64) | masks.flatten(1)).view(torch.float64)
-        keys = _ops.sort(keys).view(torch.int64)
-        inside, values = (keys & 1).bool(), keys >> 1
+    if maps.dtype == torch.float32 and maps.device.type == "cpu" and len(maps):
+        rows = each_row(_rank_row, maps.detach().flatten(1).numpy(), masks.flatten(1).numpy())
+        return _Ranked(*(torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True)))
+    # The mask rides in the lowest bit of the sorted numbers, where it only decides the order of equals, which plays
+    # no part: one sort, and no index to follow.
+    keys = (_falling(maps).view(torch.int64) | masks.flatten(1)).view(torch.float64)
+    keys = _ops.sort(keys).view(torch.int64)
+    inside, values = (keys & 1).bool(), keys >> 1
     hits = inside.cumsum(-1, dtype=torch.int32)
     passed = torch.arange(1, values.shape[1] + 1, dtype=torch.int32, device=values.device).expand_as(hits)
     tied = torch.zeros_like(inside)
@@ -196,23 +198,35 @@ def _rank(maps: Tensor, masks: Tensor) -> _Ranked:
     return _Ranked(inside, passed, hits)
 
 
+def _rank_row(values: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[Any], ...]:
+    """Return `_Ranked` of one map (N,)."""
+    order, numbers = _ops.falling(values)
+    inside = mask.take(order)
+    hits = inside.cumsum(dtype=np.int32)
+    last = np.append(np.flatnonzero(numbers[1:] != numbers[:-1]), len(numbers) - 1)  # of each run of equals
+    if len(last) == len(numbers):
+        return inside, np.arange(1, len(numbers) + 1, dtype=np.int32), hits
+    last = np.repeat(last, np.diff(last, prepend=-1))
+    return inside, last.astype(np.int32) + 1, hits.take(last)
+
+
 def _roc_auc(ranked: _Ranked, masks: Tensor) -> Tensor:
     # Hits above or level, summed over the pixels outside, less misses above or level, over those inside: every pair of
     # one of each counts 1, 0 (level) or -1. Adding both sums' share of the hits leaves this. Whole numbers: exact.
     inside, passed, hits = ranked
-    number = masks.sum((-2, -1))
+    number = _ops.number(masks)
     pairs = number * (inside.shape[1] - number)
     return 0.5 + (hits.sum(-1) - (passed * inside).sum(-1)).double() / (2 * pairs).double()
 
 
 def _average_precision(ranked: _Ranked, masks: Tensor) -> Tensor:
     precision = torch.where(ranked.inside, ranked.hits.double() / ranked.passed.double(), 0.0)
-    return _ops.total(precision.reshape(masks.shape)) / masks.sum((-2, -1)).double()
+    return _ops.total(precision.reshape(masks.shape)) / _ops.number(masks).double()
 
 
 def _first_k(ranked: _Ranked, masks: Tensor) -> Tensor:
     """Return the expected share of the mask among its number of pixels, the largest."""
-    number = masks.sum((-2, -1))
+    number = _ops.number(masks)
     last = number.clamp(min=1)[:, None] - 1
     passed, hits = ranked.passed.gather(1, last), ranked.hits.gather(1, last)
     above = torch.searchsorted(ranked.passed.contiguous(), passed)  # how many are larger than the last
@@ -273,7 +287,7 @@ def _ap_chance(masks: Tensor) -> Tensor:
 
     h + (1 - h) (P - 1) / (N - 1), where h is the mean of 1, 1/2, ..., 1/N: a little above the area P / N.
     """
-    pixels, number = masks.shape[-2] * masks.shape[-1], masks.sum((-2, -1)).double()
+    pixels, number = masks.shape[-2] * masks.shape[-1], _ops.number(masks).double()
     mean = (1 / torch.arange(1, pixels + 1, dtype=torch.float64, device=masks.device)).sum() / pixels
     return _ops.nan_where(number == 0, mean + (1 - mean) * (number - 1) / max(1, pixels - 1))
 
