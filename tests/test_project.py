@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -95,3 +96,13 @@ def test_ci_runs_the_readme_commands_and_the_linters() -> None:
         "mypy",
     ):
         assert line in lines
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "unset")]
+)
+def test_threads_spin_less_unless_the_user_said_otherwise(given: dict[str, str], found: str) -> None:
+    plain = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import os, sys, xaibench; print(os.environ.get('GOMP_SPINCOUNT', 'unset'), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=plain | given, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [found, "False"]

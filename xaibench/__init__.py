@@ -9,10 +9,16 @@ Names are imported when they are first used, so that ``import xaibench`` costs m
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+    # GNU's OpenMP threads, torch's on Linux, wait for the next operation in a loop, for a millisecond or so by default,
+    # on cores that decoding and metrics can use. Read when torch is first imported.
+    os.environ["GOMP_SPINCOUNT"] = "10000"
 
 if TYPE_CHECKING:
     from xaibench.benchmark import load_benchmark

@@ -18,7 +18,7 @@ from xaibench.errors import NotApplicableError
 from xaibench.explainers.base import Explainer, upsample
 from xaibench.harness.kept import Pairs
 from xaibench.harness.records import MapMetric, Part, side_by_side
-from xaibench.metrics._ops import forget
+from xaibench.metrics._ops import ends, forget
 from xaibench.metrics.explained import Explained
 from xaibench.registry import one_line
 
@@ -86,7 +86,8 @@ class Maps:
         finally:
             left = _tidy(classifier, before)
         maps = maps.detach().float()
-        undefined = int((~(maps.amin((1, 2)).isfinite() & maps.amax((1, 2)).isfinite())).sum())  # NaN is passed on
+        low, high = ends(maps)
+        undefined = int((~(low.isfinite() & high.isfinite())).sum())
         return maps, {"seconds": time.perf_counter() - began, "undefined": undefined, "left": left}
 
 
@@ -112,8 +113,8 @@ class Scores:
     def constant(self) -> npt.NDArray[np.bool_]:
         """Which maps are constant, (p,)."""
         if _CONSTANT not in self._arrays:
-            flat = self._scored.flatten(1)
-            self._arrays[_CONSTANT], self._new = (flat.amax(1) == flat.amin(1)).cpu().numpy(), True
+            low, high = ends(self._scored)
+            self._arrays[_CONSTANT], self._new = (high == low).cpu().numpy(), True
         return self._arrays[_CONSTANT]
 
     def values(self, part: Part) -> npt.NDArray[np.float64]:

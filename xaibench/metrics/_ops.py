@@ -92,8 +92,16 @@ def undefined(maps: Tensor, masks: Tensor | None = None) -> Tensor:
 
 
 def _without_order(maps: Tensor) -> Tensor:
-    low, high = maps.amin((-2, -1)), maps.amax((-2, -1))  # NaN propagates through both
+    low, high = ends(maps)
     return ~(torch.isfinite(low) & torch.isfinite(high) & (high > low))
+
+
+def ends(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the smallest and the largest value of each map, (B,); both NaN where one is."""
+    if maps.device.type != "cpu" or maps.requires_grad or not maps.numel():
+        return maps.amin((-2, -1)), maps.amax((-2, -1))
+    flat = maps.flatten(1).numpy()  # a thread of torch's would go on spinning, and take the time from others
+    return torch.from_numpy(flat.min(1)), torch.from_numpy(flat.max(1))
 
 
 def _empty(masks: Tensor) -> Tensor:
@@ -113,7 +121,7 @@ def maxima(maps: Tensor) -> Tensor:
     A low-resolution map brought up bilinearly has plateaus at its borders, equal but for the last bit; which of their
     pixels that bit favours depends on the batch size and the machine, and must not decide a hit.
     """
-    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    low, high = (end[:, None, None] for end in ends(maps))
     return maps >= high - TIE * (high - low)
 
 
@@ -133,13 +141,17 @@ def positive_sums(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         positive = maps.clamp(min=0)
         return total(torch.where(masks, positive, 0.0)), total(positive)
 
-    def sums(values: npt.NDArray[np.floating], mask: npt.NDArray[np.bool_]) -> tuple[np.float64, np.float64]:
-        positive = np.maximum(values, 0)
-        return positive[mask].sum(dtype=np.float64), positive.sum(dtype=np.float64)
-
-    rows = list(map(sums, maps.detach().flatten(1).numpy(), masks.flatten(1).numpy()))  # too short for threads
-    inside, whole = torch.from_numpy(np.array(rows, dtype=np.float64).reshape(-1, 2)).T
+    found = np.empty((2, len(maps)))
+    for row, (values, at) in enumerate(zip(maps.detach().flatten(1).numpy(), once(_places, masks), strict=True)):
+        positive = np.maximum(values, 0).astype(np.float64)  # ten times as fast as ufuncs that cast
+        found[:, row] = positive.take(at).sum(), positive.sum()
+    inside, whole = torch.from_numpy(found)
     return inside, whole
+
+
+def _places(masks: Tensor) -> list[npt.NDArray[np.intp]]:
+    """Return where each mask's pixels are in its (H * W,) row."""
+    return [np.flatnonzero(mask) for mask in masks.numpy()]
 
 
 def share(part: Tensor, whole: Tensor) -> Tensor:
@@ -282,7 +294,7 @@ def _grey(maps: Tensor) -> Tensor:
 
 
 def _scaled_to_grey(maps: Tensor) -> Tensor:
-    low, high = (end.double() for end in (maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)))
+    low, high = (end.double()[:, None, None] for end in ends(maps))
     scaled = maps.double() if maps.dtype != torch.float64 else maps.clone()
     scaled.sub_(low).div_(high - low).mul_(255)
     return scaled.nan_to_num_(nan=0.0).clamp_(0, 255).to(torch.uint8)  # truncated, as numpy.uint8 does
