@@ -1,6 +1,6 @@
 """GCM with all localization metrics beside its bare forward pass, and that beside the plain module.
 
-    python benchmarks/speed/gcm.py [--images 128] [--size 256] [--threads 2]
+    python benchmarks/speed/gcm.py [--images 256] [--size 256] [--threads 2]
 
 GCM with EfficientNet-Lite0 and the shipped checkpoint's decoder, whose maps have as many components as maps have that
 somebody would score; phantoms, decoded already. Parts, in turn, three times:
@@ -107,7 +107,7 @@ def matrix_rate() -> float:
 def main() -> None:
     """Measure the parts in turn, each in a process of its own, and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)

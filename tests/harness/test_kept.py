@@ -147,6 +147,22 @@ def test_a_new_metric_runs_no_network(tmp_path: Path) -> None:
     assert [call for call in CALLS if call.startswith("features")] == ["features 8", "features 4"]
 
 
+def test_maps_are_read_ahead_once_the_store_is_seen_to_have_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, read, calls = Store.begin, Store.read, list[tuple[str, str]]()
+    monkeypatch.setattr(Store, "begin", lambda self, key: calls.append(("begin", key)) or begin(self, key))
+    monkeypatch.setattr(Store, "read", lambda self, key: calls.append(("read", key)) or read(self, key))
+    run(tmp_path, "hit_rate")
+    assert "begin" not in dict(calls)  # nothing was there
+    calls.clear()
+    run(tmp_path, "hit_rate", "energy")
+    begun = [key for kind, key in calls if kind == "begin"]
+    assert len(begun) > 4
+    for key in begun:
+        assert calls.index(("begin", key)) < calls.index(("read", key))
+
+
 def test_a_metric_that_asks_the_network_asks_it_once(tmp_path: Path) -> None:
     first = run(tmp_path, "deletion")
     CALLS.clear()

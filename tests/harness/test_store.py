@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from xaibench.errors import XaibenchError
+from xaibench.harness import store as module
 from xaibench.harness.store import MAGIC, Store, default_store, key_of
 from xaibench.paths import hold
 
@@ -236,6 +237,39 @@ def test_threads_write_what_one_writes_and_the_last_of_a_key_stays(store: Store)
         assert found is not None
         assert found.about == {"turn": 2}
         np.testing.assert_array_equal(found.arrays["a"], np.full(2000, number + 2))
+
+
+def test_what_was_begun_is_read_as_it_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [key_of("maps", {"a": number}) for number in range(2, 6)]
+    for number, key in enumerate([KEY, *others]):
+        store.write(key, {"maps": np.full(3, number)})
+    loaded: list[str] = []
+    load = module._load
+    monkeypatch.setattr(module, "_load", lambda path: loaded.append(path.name) or load(path))
+    store.begin(KEY)  # outside the block: nothing
+    assert loaded == []
+    with store:
+        for key in (KEY, KEY, others[0]):
+            store.begin(key)
+        for number, key in enumerate((KEY, others[0])):
+            found = store.read(key)
+            assert found is not None
+            assert found.arrays["maps"].tolist() == [number] * 3
+        assert loaded == [KEY, others[0]]  # once each
+        store.begin(key_of("maps", {"nothing": "there"}))
+        assert store.read(key_of("maps", {"nothing": "there"})) is None
+        content = bytearray(file_of(store, others[1]).read_bytes())
+        content[-1] ^= 1
+        file_of(store, others[1]).write_bytes(bytes(content))
+        store.begin(others[1])
+        assert store.read(others[1]) is None
+        for key in (KEY, others[0], others[2], others[3]):  # more than are held
+            store.begin(key)
+        assert len(store._begun) == 2
+    assert store._begun == {}
+    assert store.damaged == [others[1]]
+    assert not file_of(store, others[1]).exists()
+    assert (store.hits, store.misses) == (2, 2)
 
 
 def test_a_disk_that_fills_while_threads_write_stops_the_store(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
