@@ -130,7 +130,7 @@ def command(work: Path, classifier: str, benchmark: Path, *, draw: bool = False)
     if not draw:
         import xaibench.reports.figures as figures
 
-        figures.contact_sheet_png = _numbers
+        figures.contact_sheet = _numbers
     original = Training.close_epoch
 
     def close_epoch(self: Training) -> None:

@@ -124,8 +124,8 @@ def test_the_next_images_are_decoded_while_maps_are_made_and_scored(
 def test_a_sheet_is_drawn_once_and_anew_when_a_tile_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from xaibench.reports import figures
 
-    drawn, draw = [], figures.contact_sheet_png
-    monkeypatch.setattr(figures, "contact_sheet_png", lambda *a, **k: drawn.append(1) or draw(*a, **k))
+    drawn, draw = [], figures.contact_sheet
+    monkeypatch.setattr(figures, "contact_sheet", lambda *a, **k: drawn.append(1) or draw(*a, **k))
     run(tmp_path, out=tmp_path / "one")
     run(tmp_path, "energy", out=tmp_path / "two")  # without hits the sheet is another
     assert len(drawn) == 2

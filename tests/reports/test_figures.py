@@ -12,7 +12,7 @@ from PIL import Image
 from xaibench.errors import UsageError, XaibenchError
 from xaibench.reports import figures
 from xaibench.reports.figures import contact_sheet, overlay
-from xaibench.reports.tiles import SheetCollector, Tile
+from xaibench.reports.tiles import SheetCollector, Tile, write_sheet
 from xaibench.types import Frame, Region
 
 SIZE = 32
@@ -51,7 +51,7 @@ def draw(tiles: dict[str, list[Tile]], columns: int = 4) -> Figure:
 
 
 def sheet(path: Path, tiles: dict[str, list[Tile]], **more: int) -> np.ndarray:
-    contact_sheet(tiles, explainer="cwm", classifier="gcm", benchmark="toy", path=path, **more)
+    write_sheet(path, contact_sheet(tiles, title="cwm of gcm on toy", **more))
     with Image.open(path) as opened:
         assert opened.format == "PNG"
         return np.asarray(opened.convert("RGB"))
@@ -211,7 +211,7 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(UsageError, match=r"'a.png'.*\(4, 4\) and \(4, 5\)"):
         Tile(np.zeros((4, 4)), np.zeros((4, 5)), None, "a.png", "A")
     with pytest.raises(UsageError, match="at least one tile"):
-        contact_sheet({"A": []}, explainer="e", classifier="c", benchmark="b", path=Path("x.png"))
+        contact_sheet({"A": []}, title="e of c on b")
     with pytest.raises(UsageError, match="class 2 of 1"):
         SheetCollector(["A"]).offer(2, tile())
     with pytest.raises(UsageError, match="class -1 of 1"):

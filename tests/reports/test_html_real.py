@@ -29,7 +29,7 @@ def reported(folder: Path, benchmark: Benchmark | str, **options: Any) -> tuple[
     root = options.get("data_root")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XAIBENCH_CACHE", str(folder / "cache"))
-        patch.setattr("xaibench.reports.figures.contact_sheet", lambda *_, **__: None)  # has tests of its own
+        patch.setattr("xaibench.reports.figures.contact_sheet", lambda *_, **__: b"")  # has tests of its own
         run = evaluate("gcm", SIX, benchmark, out=folder / "runs", device="cpu", **options)
         made = write_report([run], folder / "report.html", images=400, data_root=root, device="cpu")
     assert made["methods"] == 9

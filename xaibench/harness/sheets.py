@@ -69,9 +69,9 @@ class ContactSheets:
 def _drawn(tiles: Mapping[str, Sequence[Tile]], title: str, store: Store | None) -> bytes:
     if store is not None and (found := store.read(key := key_of("sheet", _identity(tiles, title)))):
         return bytes(found.arrays["png"].tobytes())
-    from xaibench.reports.figures import contact_sheet_png  # matplotlib only where something is drawn
+    from xaibench.reports.figures import contact_sheet  # matplotlib only where something is drawn
 
-    png = contact_sheet_png(tiles, title=title)
+    png = contact_sheet(tiles, title=title)
     if store is not None:
         store.write(key, {"png": np.frombuffer(png, dtype=np.uint8)}, {"kind": "sheet", "title": title})
     return png

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from PIL import Image
 
 from xaibench.errors import UsageError
 from xaibench.reports._lettering import FONT, fit_text
-from xaibench.reports.tiles import Tile, write_sheet
+from xaibench.reports.tiles import Tile
 from xaibench.types import FloatArray, Frame
 
 Colours = Literal["signed", "cividis", "jet"]
@@ -47,16 +46,9 @@ _LEGEND = (
 
 
 def contact_sheet(
-    tiles: Mapping[str, Sequence[Tile]],
-    *,
-    explainer: str,
-    classifier: str,
-    benchmark: str,
-    path: Path,
-    columns: int = 4,
-    max_bytes: int = _MAX_BYTES,
-) -> None:
-    """Write a PNG with a row for each class: X-rays with the map and the boxes over them, the bare ones above.
+    tiles: Mapping[str, Sequence[Tile]], *, title: str, columns: int = 4, max_bytes: int = _MAX_BYTES
+) -> bytes:
+    """Return a PNG with a row for each class: X-rays with the map and the boxes over them, the bare ones above.
 
     With more than six classes the bare ones are left out.
     Colours run from minus to plus the largest absolute value among the row's maps, so tiles of a row compare; the bar
@@ -64,23 +56,9 @@ def contact_sheet(
 
     Args:
         tiles: class name to its tiles; the first `columns` of each are shown.
-        explainer, classifier, benchmark: for the title.
-        path: the file to write; its folder must exist.
+        title: one line above.
         columns: tiles in a row.
         max_bytes: the resolution, 150 dots an inch, falls until the file is smaller.
-
-    Raises:
-        UsageError: no tile at all, or no column.
-        XaibenchError: the file can't be written.
-    """
-    title = f"{explainer} of {classifier} on {benchmark}"
-    write_sheet(path, contact_sheet_png(tiles, title=title, columns=columns, max_bytes=max_bytes))
-
-
-def contact_sheet_png(
-    tiles: Mapping[str, Sequence[Tile]], *, title: str, columns: int = 4, max_bytes: int = _MAX_BYTES
-) -> bytes:
-    """Return what `contact_sheet` writes.
 
     Raises:
         UsageError: no tile at all, or no column.
