@@ -13,7 +13,6 @@ from torchvision.models import densenet121 as torchvision_densenet121
 
 from xaibench.classifiers import densenet
 from xaibench.classifiers.densenet import run_densenet
-from xaibench.classifiers.timm import TimmClassifier
 from xaibench.classifiers.timm import densenet121 as classifier_of
 
 BODIES: dict[str, Callable[[], Any]] = {
@@ -177,4 +176,3 @@ def test_the_classifier_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(densenet, "_ENOUGH", 1e9)
         assert not is_other_code(classifier.model.features, given)
         torch.testing.assert_close(found, classifier(given), rtol=1e-4, atol=1e-5)
-    assert not TimmClassifier(("a", "b"), 64, model="resnet18", weights="random").is_densenet

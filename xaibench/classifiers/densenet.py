@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from xaibench.classifiers.state import is_hooked
 
@@ -49,7 +50,9 @@ def run_densenet(body: nn.Module, images: Tensor) -> Tensor:
     x = images
     if stem := _stem(body):
         layers: list[Any] = [steps.pop(name) for name in stem]
-        x = layers[-1](F.conv2d(x, *_normalized(layers[0], layers[1]), *_geometry(layers[0]))).relu_()
+        x = layers[-1](
+            F.conv2d(x, *_followed(layers[0].weight, layers[0].bias, layers[1]), *_geometry(layers[0]))
+        ).relu_()
     for step in steps.values():
         if _is_block(step):
             x = _block(step, x)
@@ -105,8 +108,7 @@ def _pointwise(dtype: torch.dtype, norm: nn.Module, conv: nn.Conv2d, after: nn.M
     if conv.bias is not None:
         bias = bias + conv.bias
     if after is not None:
-        second, offset = _affine(after)
-        weight, bias = weight * second.view(-1, 1, 1, 1), bias * second + offset
+        weight, bias = _followed(weight, bias, after)
     # -scale * bound is the shift; of what was rounded, so that a unit that is off adds nothing
     low, rounded = bound.to(dtype), weight.to(dtype)
     bias = bias - (rounded.to(bias) * low.to(bias)).sum((1, 2, 3))
@@ -117,10 +119,9 @@ def _pointwise(dtype: torch.dtype, norm: nn.Module, conv: nn.Conv2d, after: nn.M
     return _Pointwise(torch.where(rises, low, -torch.inf), high, rounded, bias.to(dtype))
 
 
-def _normalized(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
+def _followed(weight: Tensor, bias: Tensor | None, norm: Any) -> tuple[Tensor, Tensor]:
     """Return weight and bias of a convolution with the batch norm that follows it."""
-    scale, shift = _affine(norm)
-    return conv.weight * scale.view(-1, 1, 1, 1), shift if conv.bias is None else conv.bias * scale + shift
+    return fuse_conv_bn_weights(weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
 
 
 def _affine(norm: Any) -> tuple[Tensor, Tensor]:

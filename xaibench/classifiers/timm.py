@@ -56,7 +56,6 @@ class TimmClassifier(Classifier):
         self.model, self.weights = build_backbone(model, weights, seed=seed, num_classes=len(classes), **sized)
         self.normalize = normalize_of(model)
         self.tokens = TokenGrid(self.model, self._prepare) if is_vision_transformer(self.model) else None
-        self.is_densenet = type(self.model) is DenseNet
         self.channels_are_last = False
         self._try(model)
         last: Any = self.model.get_classifier()
@@ -67,7 +66,7 @@ class TimmClassifier(Classifier):
         if self.tokens is not None:
             return self.tokens.features(images)
         images = self._prepare(images)
-        if self.is_densenet:
+        if type(self.model) is DenseNet:
             return run_densenet(self.model.features, images)
         features: Tensor = self.model.forward_features(images)
         return features.permute(0, 3, 1, 2) if self.channels_are_last else features

@@ -98,24 +98,19 @@ def boxes_above(grey: npt.NDArray[np.uint8], levels: Sequence[int]) -> Boxes:
     >>> boxes_above(np.array([[[9, 0, 5]]], dtype=np.uint8), [4, 6]).image.tolist()
     [0, 0, 1]
     """
-    found = [table for image in grey for table in _tables_above(image, levels)]
-    return _gather(found, len(found))
-
-
-def _tables_above(image: npt.NDArray[np.uint8], levels: Sequence[int]) -> list[IntArray]:
-    """Return what `_components` does of one image above each level."""
-    above = np.bincount(image.ravel(), minlength=257)[::-1].cumsum()[::-1]
-    known: dict[int, IntArray] = {}  # by the number of pixels above: the same pixels, then
-    few = False
     found = []
-    for level, window in zip(levels, _windows(image, levels), strict=True):
-        count = int(above[level + 1])
-        if count not in known:
-            top, left, bottom, right = window
-            parts, few = _components(image[top:bottom, left:right] > level, few=few)
-            known[count] = parts + np.array([top, left, top, left, 0], dtype=np.int32)
-        found.append(known[count])
-    return found
+    for image in grey:
+        above = np.bincount(image.ravel(), minlength=257)[::-1].cumsum()[::-1]
+        known: dict[int, IntArray] = {}  # by the number of pixels above: the same pixels, then
+        few = False
+        for level, window in zip(levels, _windows(image, levels), strict=True):
+            count = int(above[level + 1])
+            if count not in known:
+                top, left, bottom, right = window
+                parts, few = _components(image[top:bottom, left:right] > level, few=few)
+                known[count] = parts + np.array([top, left, top, left, 0], dtype=np.int32)
+            found.append(known[count])
+    return _gather(found, len(found))
 
 
 def _windows(image: npt.NDArray[np.uint8], levels: Sequence[int]) -> list[list[int]]:

@@ -295,7 +295,7 @@ def _grey(maps: Tensor) -> Tensor:
 
 def _scaled_to_grey(maps: Tensor) -> Tensor:
     low, high = (end.double()[:, None, None] for end in ends(maps))
-    scaled = maps.double() if maps.dtype != torch.float64 else maps.clone()
+    scaled = maps.to(torch.float64, copy=True)
     scaled.sub_(low).div_(high - low).mul_(255)
     return scaled.nan_to_num_(nan=0.0).clamp_(0, 255).to(torch.uint8)  # truncated, as numpy.uint8 does
 

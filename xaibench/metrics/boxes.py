@@ -22,7 +22,6 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -299,14 +298,11 @@ def box_ious(maps: Tensor, masks: Tensor, levels: Sequence[int]) -> tuple[FloatA
     """
     known = _ops.once(_nothing_known, maps, masks)
     if lacking := [level for level in dict.fromkeys(levels) if level not in known]:
-        columns = len(lacking)
-
-        def ious(grey: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]) -> list[FloatArray]:
-            found = matches(boxes_above(grey[None], lacking), component_boxes(mask[None]), columns)
-            return [score(found, columns=columns)[0] for score in (_largest_iou, _best_iou)]
-
-        rows = list(map(ious, _ops.grey(maps).cpu().numpy(), masks.cpu().numpy()))
-        made = np.array(rows).reshape(-1, 2, columns).transpose(1, 0, 2)
+        made = np.empty((2, len(maps), len(lacking)))
+        grey = _ops.grey(maps).cpu().numpy()
+        for row in range(len(maps)):
+            found = matches(boxes_above(grey[row : row + 1], lacking), _regions(masks[row : row + 1]), len(lacking))
+            made[:, row] = [score(found, columns=len(lacking))[0] for score in (_largest_iou, _best_iou)]
         known.update({level: made[..., column] for column, level in enumerate(lacking)})
     largest, best = np.stack([known[level] for level in levels], axis=-1)
     return largest, best
