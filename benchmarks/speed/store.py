@@ -1,6 +1,6 @@
 """A second run with one more metric, from the store, beside the first: no forward pass.
 
-    python benchmarks/speed/store.py [--images 3000] [--size 128] [--threads 2]
+    python benchmarks/speed/store.py [--images 3000] [--size 256] [--threads 2]
 
 DenseNet-121 with random weights on phantoms, Grad-CAM and the phantom benchmark's three baselines. First run: four
 metrics. Second: the same and energy. Third: the same again. Every run writes its directory, contact sheets and all.
@@ -30,7 +30,7 @@ def main() -> None:
     """Run three times and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=3000)
-    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -19,7 +19,7 @@ from xaibench import registry
 from xaibench.benchmark import Benchmark
 from xaibench.classifiers.base import Classifier, seeded
 from xaibench.datasets.loader import Decoder
-from xaibench.datasets.phantom import phantom
+from xaibench.datasets.phantom import PhantomSplit, phantom
 from xaibench.explainers.base import Explainer, upsample
 from xaibench.harness import identity
 from xaibench.harness.evaluate import evaluate
@@ -94,11 +94,15 @@ def same(first: Run, second: Run) -> None:
     pd.testing.assert_frame_equal(first.predictions(), second.predictions(), check_exact=True)
 
 
-def test_the_second_time_nothing_is_asked_and_every_bit_is_the_same(tmp_path: Path) -> None:
+def test_the_second_time_nothing_is_asked_and_every_bit_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = run(tmp_path, out=tmp_path / "one")
     assert CALLS
     CALLS.clear()
-    second = run(tmp_path, out=tmp_path / "two")
+    with monkeypatch.context() as patched:  # nor is an image decoded, for a sheet
+        patched.setattr(PhantomSplit, "__getitem__", lambda self, row: pytest.fail(f"decoded {row}"))
+        second = run(tmp_path, out=tmp_path / "two")
     assert CALLS == []
     same(first, second)
     same(first, run(tmp_path, out=tmp_path / "three", store=None))  # the store changes no bit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,10 +21,10 @@ from xaibench.errors import NotApplicableError
 from xaibench.explainers.base import Explainer
 from xaibench.harness.forward import Forward, Precision
 from xaibench.harness.kept import Kept, Pairs, masks_hash
-from xaibench.harness.records import MapMetric, Offer, Part, Plain, side_by_side
+from xaibench.harness.records import MapMetric, Offer, Part, Picture, Plain, side_by_side
 from xaibench.harness.scoring import ExplainerFailedError, Maps, Scores
 from xaibench.metrics._ops import sharing
-from xaibench.types import Batch, BoolArray, Frame, Prediction, Region, Sample
+from xaibench.types import Batch, BoolArray, Frame, Prediction, Region
 
 Running = Callable[[str, int, int, float], None]
 """Called with the name of a metric that asks the network, maps scored so far, maps in all, and its seconds so far."""
@@ -36,7 +36,7 @@ class Sheet(Protocol):
     def wants(self, explainer: str, image: str, target: int, hit: float | None) -> bool:
         """Tell whether a map would be used. `hit` is in [0, 1] or NaN, None for an image without a region."""
 
-    def offer(self, explainer: str, target: int, sample: Sample, heat: Tensor, hit: float | None) -> None:
+    def offer(self, explainer: str, target: int, picture: Picture, heat: Tensor, hit: float | None) -> None:
         """Take a map (H, W) in the input's frame."""
 
 
@@ -130,7 +130,7 @@ class BatchWork:
         self._failed, self.given_up = failed, given_up
         self.at = work.kept.batch(work.split, rows) if work.kept else None
         self.shared: dict[Hashable, Any] = {}
-        self._decoded: dict[int, Sample] = {}
+        self._pictures: dict[int, Picture] = {}
         self._masks_of: dict[str, Tensor] = {}
         self.meanwhile: Callable[[], None] = lambda: None
 
@@ -329,12 +329,16 @@ class BatchWork:
             return
         for index, ((row, target), hit) in enumerate(zip(maps.pairs, hits, strict=True)):
             if sheet.wants(maps.name, self.work.split.ids[row], target, hit):
-                offers.append(Offer(target, self._sample(row), maps.tensor[index], hit))
+                offers.append(Offer(target, self._picture(row), maps.tensor[index], hit))
 
-    def _sample(self, row: int) -> Sample:
-        if "_images" in self.__dict__:
-            return self._images.samples[row - self.rows.start]
-        return self._decoded[row] if row in self._decoded else self._decoded.setdefault(row, self.work.split[row])
+    def _picture(self, row: int) -> Picture:
+        if row not in self._pictures:
+            split, place = self.work.split, row - self.rows.start
+            key = self.at.picture_key(place) if self.at else None
+            self._pictures[row] = Picture(split.ids[row], partial(split.__getitem__, row), key)
+            if "_images" in self.__dict__:
+                self._pictures[row].sample = self._images.samples[place]
+        return self._pictures[row]
 
 
 def _hits(columns: Sequence[str], values: npt.NDArray[np.float64]) -> list[float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,7 +106,8 @@ class KeptBatch:
     def __post_init__(self) -> None:
         # Ids, as what is random draws its seed from them.
         ids = [str(self.split.ids[row]) for row in self.rows]
-        self._predicted = {"classifier": self.kept.classifier, "images": self.images, "ids": ids, "data": self.code}
+        known = {"classifier": self.kept.classifier, "images": self.images, "ids": ids, "data": self.code}
+        self._predicted = {"predicted": key_of("prediction", known)}  # by its hash: many keys hold it
 
     def logits(self) -> tuple[npt.NDArray[np.float64], float] | None:
         """Return the logits (n, K), and the seconds that they took."""
@@ -138,7 +139,10 @@ class KeptBatch:
     def maps(self, explainer: str, pairs: Pairs) -> Found | None:
         """Return the ``maps`` (p, H, W) float32 of pairs, in the input's frame."""
         parts = self._maps(explainer, pairs)
-        return self._read("maps", parts) if parts else None
+        found = self._read("maps", parts) if parts else None
+        if found and (which := found.arrays.get("which")) is not None:
+            return replace(found, arrays={"maps": found.arrays["maps"][which]})
+        return found
 
     def begin_maps(self, explainer: str, pairs: Pairs) -> None:
         """Begin to read what `maps` will be asked for."""
@@ -151,7 +155,11 @@ class KeptBatch:
 
     def keep_maps(self, explainer: str, pairs: Pairs, maps: npt.NDArray[np.float32], about: Mapping[str, Any]) -> None:
         if parts := self._maps(explainer, pairs):
-            self._write("maps", parts, {"maps": maps}, {**about, "explainer": explainer})
+            distinct, which = _distinct(maps)
+            arrays: dict[str, npt.NDArray[Any]] = {"maps": maps}
+            if len(distinct) < len(maps):  # a baseline's, which look at no image
+                arrays = {"maps": maps[distinct], "which": which}
+            self._write("maps", parts, arrays, {**about, "explainer": explainer})
 
     def scores(self, explainer: str | None, pairs: Pairs, where: Mapping[str, Any]) -> Found | None:
         """Return scores (p, columns) by the names of `metric_key`; with no explainer, levels of chance.
@@ -179,6 +187,11 @@ class KeptBatch:
 
     def metric_key(self, metric: str) -> str | None:
         return self.kept.metrics.get(metric)
+
+    def picture_key(self, place: int) -> str:
+        """Return what decides the sample at a place in the batch, its regions too."""
+        known = [self.split.fingerprint, self.split.ids[self.rows[place]], self.images[place], str(self.split.frame)]
+        return key_of("picture", {"sample": known, "data": self.code})
 
     def _regions(self, frame: Frame, source: str) -> dict[str, Any]:
         place = [self.rows.start, self.rows.stop]
@@ -235,6 +248,23 @@ class PerturbedShelf:
     def _parts(self, name: str) -> dict[str, Any]:
         targets, code = self.batch._targets(self.pairs), code_of({Explained}, "scores")
         return {**self.batch._predicted, "targets": targets, "task": self.task, "what": name, "code": code}
+
+
+def _distinct(maps: npt.NDArray[np.float32]) -> tuple[list[int], npt.NDArray[np.int64]]:
+    """Return which maps (p, H, W) differ in a bit from all before, and which of those each one is, (p,)."""
+    bits = np.ascontiguousarray(maps).view(np.uint32).reshape(len(maps), -1)
+    distinct: list[int] = []
+    alike: dict[bytes, list[int]] = {}  # by a few pixels: most maps differ there already
+    which = np.zeros(len(maps), dtype=np.int64)
+    for row, own in enumerate(bits):
+        near = alike.setdefault(own[:: max(1, own.size // 61)].tobytes(), [])
+        same = next((at for at in near if np.array_equal(bits[distinct[at]], own)), None)
+        if same is None:
+            same = len(distinct)
+            near.append(same)
+            distinct.append(row)
+        which[row] = same
+    return distinct, which
 
 
 def masks_hash(pairs: Pairs, masks: BoolArray) -> str:

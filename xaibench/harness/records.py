@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -106,12 +107,35 @@ def _dict_of_floats() -> dict[str, float]:
     return defaultdict(float)
 
 
+class Picture:
+    """An image that a sheet may show, decoded when its sample is asked for.
+
+    Attributes:
+        id: the image's.
+        key: names all that decides the sample; None where that is not known.
+    """
+
+    def __init__(self, id: str, decode: Callable[[], Sample], key: str | None = None) -> None:
+        self.id, self.key, self._decode = id, key, decode
+
+    @cached_property
+    def sample(self) -> Sample:
+        return self._decode()
+
+    @property
+    def is_decoded(self) -> bool:
+        return "sample" in self.__dict__
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"id": self.id, "key": self.key, "sample": self.sample}  # another process may not have the data
+
+
 @dataclass(frozen=True)
 class Offer:
     """A map (H, W) in the input's frame that a sheet may want; see `xaibench.harness.batch.Sheet`."""
 
     target: int
-    sample: Sample
+    picture: Picture
     heat: Tensor
     hit: float | None
 

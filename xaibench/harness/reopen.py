@@ -18,6 +18,7 @@ from xaibench.errors import DataError, UsageError, WeightsError, XaibenchError, 
 from xaibench.explainers.base import Explainer
 from xaibench.harness.batch import BatchWork, Work
 from xaibench.harness.kept import Kept
+from xaibench.harness.records import Picture
 from xaibench.harness.run import Run
 from xaibench.harness.setup import (
     choose_device,
@@ -145,8 +146,8 @@ class _Picked:
     def wants(self, explainer: str, image: str, target: int, hit: float | None) -> bool:
         return (image, target) in self.pairs
 
-    def offer(self, explainer: str, target: int, sample: Sample, heat: Tensor, hit: float | None) -> None:
-        self.show(explainer, target, sample, heat, hit)
+    def offer(self, explainer: str, target: int, picture: Picture, heat: Tensor, hit: float | None) -> None:
+        self.show(explainer, target, picture.sample, heat, hit)
 
 
 def reopen(

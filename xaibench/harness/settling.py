@@ -69,8 +69,8 @@ def show(sheet: Sheet | None, explainer: str, offers: list[Offer]) -> list[Offer
     """Offer maps to a sheet, and return those that it wanted."""
     taken = []
     for offer in offers:
-        if sheet is not None and sheet.wants(explainer, offer.sample.id, offer.target, offer.hit):
-            sheet.offer(explainer, offer.target, offer.sample, offer.heat, offer.hit)
+        if sheet is not None and sheet.wants(explainer, offer.picture.id, offer.target, offer.hit):
+            sheet.offer(explainer, offer.target, offer.picture, offer.heat, offer.hit)
             taken.append(offer)
     return taken
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,13 @@ class _Pairs:
         chosen = [*(result.thresholds or [[] for _ in self.present]), []]
         yield from (replace(row, thresholds=tuple(at)) for row, at in zip(rows, chosen, strict=True))
 
+    @cached_property
+    def _groups(self) -> list[tuple[npt.NDArray[np.bool_], int]]:
+        """Which pairs are of each class with a region, (P,), and of how many patients; then of all."""
+        groups: list[npt.NDArray[np.bool_]] = [self.targets == target for target in self.present]
+        groups.append(np.ones(len(self.targets), dtype=bool))
+        return [(rows, len({self.split.patients[image] for image in self.images[rows].tolist()})) for rows in groups]
+
     def _rows(
         self,
         classifier: str,
@@ -136,13 +144,10 @@ class _Pairs:
         intervals: Intervals,
         missing: npt.NDArray[np.bool_],
     ) -> Iterator[Score]:
-        groups: list[npt.NDArray[np.bool_]] = [self.targets == target for target in self.present]
-        groups.append(np.ones(len(self.targets), dtype=bool))
         names = [self.split.classes[target] for target in self.present]
-        for (name, value, interval), level, rows in zip(
-            _with_macro(names, means, intervals), [*levels, _mean(np.array(levels))], groups, strict=True
+        for (name, value, interval), level, (rows, patients) in zip(
+            _with_macro(names, means, intervals), [*levels, _mean(np.array(levels))], self._groups, strict=True
         ):
-            patients = len({self.split.patients[image] for image in self.images[rows]})
             undefined, constant = int(missing[rows].sum()), int(self.constant[rows].sum())
             yield _score(
                 classifier,

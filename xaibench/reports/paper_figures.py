@@ -187,7 +187,7 @@ def _tiles(
         made[pair] = _tile(sample, target, heat, classes[target], chosen[pair])
 
     opened.show(chosen, [explainer], keep, progress=progress)
-    collector = SheetCollector(classes, _HITS, _MISSES, plain=_HITS + _MISSES)
+    collector: SheetCollector[Tile] = SheetCollector(classes, _HITS, _MISSES, plain=_HITS + _MISSES)
     for pair in chosen:  # the draw's order, not the split's
         collector.offer(classes.index(pair[1]), made[pair])
     rows = collector.tiles()

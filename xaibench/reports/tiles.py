@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -47,14 +48,33 @@ class Tile:
                 f"got {np.shape(self.image)} and {np.shape(self.map)}"
             )
 
+    def owned(self) -> Self:
+        """Return it with copies of its arrays, in float32, so that no batch stays in memory."""
+        image, heat = (np.array(array, dtype=np.float32) for array in (self.image, self.map))
+        return replace(self, image=image, map=heat)
 
-class SheetCollector:
+
+class Collected(Protocol):
+    """A tile, or what one will be made of."""
+
+    @property
+    def hit(self) -> bool | None:
+        """Whether the map's peak is in the region; None where there is none."""
+
+    def owned(self) -> Self:
+        """Return it with arrays of its own."""
+
+
+Item = TypeVar("Item", bound=Collected)
+
+
+class SheetCollector(Generic[Item]):
     """Keeps the tiles of a contact sheet from a stream of any length, in order of arrival.
 
     For each class it holds at most ``hits_per_class + misses_per_class`` hits, as many misses, and `plain` images
     without boxes. Where one kind is scarce the other fills its places, and then plain ones.
 
-    >>> collector = SheetCollector(["Effusion"])
+    >>> collector: SheetCollector[Tile] = SheetCollector(["Effusion"])
     >>> blank = np.zeros((8, 8))
     >>> for name, hit in [("a", True), ("b", False), ("c", False)]:
     ...     collector.offer(0, Tile(blank, blank, None, name, "Effusion", hit))
@@ -69,7 +89,7 @@ class SheetCollector:
             raise UsageError(f"tiles per class can't be negative: {hits_per_class}, {misses_per_class}, {plain}")
         self.classes = tuple(classes)
         self._hits, self._misses, self._plain = hits_per_class, misses_per_class, plain
-        self._kept: list[dict[bool | None, list[Tile]]] = [{True: [], False: [], None: []} for _ in self.classes]
+        self._kept: list[dict[bool | None, list[Item]]] = [{True: [], False: [], None: []} for _ in self.classes]
 
     def wants(self, class_index: int, hit: bool | None) -> bool:
         """Return whether a tile of that kind would be kept, so that a caller need not make one in vain.
@@ -82,17 +102,16 @@ class SheetCollector:
         room = self._plain if hit is None else self._hits + self._misses
         return len(self._kept[class_index][hit]) < room
 
-    def offer(self, class_index: int, tile: Tile) -> None:
+    def offer(self, class_index: int, tile: Item) -> None:
         """Keep the tile if there is room; its arrays are copied, so that no batch stays in memory.
 
         Raises:
             UsageError: there is no such class.
         """
         if self.wants(class_index, tile.hit):
-            image, heat = (np.array(array, dtype=np.float32) for array in (tile.image, tile.map))
-            self._kept[class_index][tile.hit].append(replace(tile, image=image, map=heat))
+            self._kept[class_index][tile.hit].append(tile.owned())
 
-    def tiles(self) -> dict[str, list[Tile]]:
+    def tiles(self) -> dict[str, list[Item]]:
         """Return the tiles of each class that has any: hits, misses, plain ones."""
         chosen = {}
         for name, kept in zip(self.classes, self._kept, strict=True):
