@@ -210,9 +210,3 @@ def test_falling_is_numpys_order(values: np.ndarray) -> None:
     ordered = values[order]
     np.testing.assert_array_equal(ordered, -np.sort(-values))
     np.testing.assert_array_equal(numbers[1:] == numbers[:-1], ordered[1:] == ordered[:-1])
-
-
-@given(arrays(np.float32, (2, 30), elements=st.floats(width=32, allow_nan=False)), st.integers(1, 30))
-def test_kth_largest_is_numpys(values: np.ndarray, k: int) -> None:
-    found = _ops.kth_largest(torch.from_numpy(values), k).numpy()
-    np.testing.assert_array_equal(found, np.sort(values, axis=1)[:, -k])

@@ -52,11 +52,6 @@ def forget(tensor: Tensor) -> None:
         del known[key]
 
 
-def is_sharing() -> bool:
-    """Tell whether the caller runs inside `sharing`."""
-    return _SHARED.get() is not None
-
-
 def once(step: Callable[..., Made], *tensors: Tensor, **options: Any) -> Made:
     """Return ``step(*tensors, **options)``; inside `sharing`, made at most once for the same tensors and options."""
     known = _SHARED.get()
@@ -260,24 +255,6 @@ def _falling_keys(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
     bits = (values + np.float32(0)).view(np.int32)  # no -0.0
     keys: npt.NDArray[np.uint32] = (bits ^ (~(bits >> 31) & 0x7FFFFFFF)).view(np.uint32)
     return keys
-
-
-def kth_largest(values: Tensor, k: int) -> Tensor:
-    """Return (B,): the k-th largest of each row of (B, N) values, k from 1 to N."""
-    if values.device.type != "cpu":
-        return values.topk(k, -1).values[:, -1]
-    if values.dtype != torch.float32:
-        place = values.shape[-1] - k
-        return torch.from_numpy(np.partition(values.detach().numpy(), place, axis=-1)[:, place])
-
-    def find(row: npt.NDArray[np.float32]) -> np.float32:
-        halves = (_falling_keys(row) >> 16).astype(np.uint16)  # as `falling`, the upper half first
-        upto = np.bincount(halves, minlength=2**16).cumsum()
-        half = int(np.searchsorted(upto, k))
-        place = int(upto[half]) - k  # among those that share the upper half, the smallest first
-        return np.partition(row[halves == half], place)[place]  # type: ignore[no-any-return]
-
-    return torch.from_numpy(np.array(each_row(find, values.detach().numpy()), dtype=np.float32))
 
 
 def grey_levels(maps: Tensor) -> Tensor:

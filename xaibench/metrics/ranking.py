@@ -8,17 +8,11 @@ take the masks alone and return the score expected of a map of independent, iden
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from xaibench.errors import UsageError
-from xaibench.metrics import _ops
-from xaibench.metrics._rows import each_row
+from xaibench.metrics import _ops, _ranks
 from xaibench.metrics.base import metric
 from xaibench.metrics.localization import energy
 
@@ -26,14 +20,6 @@ from xaibench.metrics.localization import energy
 def _area(masks: Tensor) -> Tensor:
     """Return (B,): the area of the mask, as a share of the image."""
     return _ops.area(masks)
-
-
-def _inside_top(maps: Tensor, masks: Tensor, k: Tensor | int, last: Tensor) -> Tensor:
-    """Return (B,) float64: the expected share of each map's k largest pixels, down to `last` (B,), in its mask."""
-    last = last[:, None, None]
-    above, tied = maps > last, maps == last
-    wanted = k - _ops.number(above)  # of those tied
-    return (_ops.number(above & masks) + wanted * _ops.share(masks, tied)) / k
 
 
 @metric(
@@ -57,7 +43,7 @@ def relevance_rank_accuracy(maps: Tensor, masks: Tensor) -> Tensor:
     [0.75]
     """
     _ops.check_maps(maps, masks)
-    return _ops.nan_where(_ops.undefined(maps, masks), _by_rank("relevance_rank_accuracy", maps, masks))
+    return _ops.nan_where(_ops.undefined(maps, masks), _ranks.share_of_first(maps, masks))
 
 
 def _check_k(masks: Tensor, k: int) -> None:
@@ -96,8 +82,7 @@ def top_k_intersection(maps: Tensor, masks: Tensor, *, k: int = 1000) -> Tensor:
     """
     _ops.check_maps(maps, masks)
     _check_k(maps, k)
-    scores = _ops.by_chunks(lambda m, g: _inside_top(m, g, k, _ops.kth_largest(m.flatten(1), k)), maps, masks)
-    return _ops.nan_where(_ops.undefined(maps, masks), scores)
+    return _ops.nan_where(_ops.undefined(maps, masks), _ranks.share_of_first(maps, masks, k))
 
 
 @metric(
@@ -153,105 +138,6 @@ def attribution_localisation_weighted(maps: Tensor, masks: Tensor) -> Tensor:
     return scores / _ops.area(masks)
 
 
-def _falling(maps: Tensor) -> Tensor:
-    """Return (B, N) float64 of the same order as the falling values; the lowest bit is 0, whatever the map."""
-    if maps.dtype != torch.float64:
-        return (0.0 - maps.double()).flatten(1)  # exact, and no -0.0
-    values, order = maps.flatten(1).sort(-1, descending=True)  # no bit to spare: number the distinct values
-    numbers = (values != values.roll(1, -1)).cumsum(-1)
-    return torch.empty_like(values).scatter_(-1, order, numbers.double())
-
-
-class _Ranked(NamedTuple):
-    """Of each pixel (B, N), the largest value first; see `_rank`."""
-
-    inside: Tensor
-    """Is it in the mask? Bool."""
-    passed: Tensor
-    """How many pixels have values at least as large, int32."""
-    hits: Tensor
-    """How many of the mask's pixels have values at least as large, int32."""
-
-
-def _rank(maps: Tensor, masks: Tensor) -> _Ranked:
-    if maps.dtype == torch.float32 and maps.device.type == "cpu" and len(maps):
-        rows = each_row(_rank_row, maps.detach().flatten(1).numpy(), masks.flatten(1).numpy())
-        return _Ranked(*(torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True)))
-    # The mask rides in the lowest bit of the sorted numbers, where it only decides the order of equals, which plays
-    # no part: one sort, and no index to follow.
-    keys = (_falling(maps).view(torch.int64) | masks.flatten(1)).view(torch.float64)
-    keys = _ops.sort(keys).view(torch.int64)
-    inside, values = (keys & 1).bool(), keys >> 1
-    hits = inside.cumsum(-1, dtype=torch.int32)
-    passed = torch.arange(1, values.shape[1] + 1, dtype=torch.int32, device=values.device).expand_as(hits)
-    tied = torch.zeros_like(inside)
-    torch.eq(values[:, 1:], values[:, :-1], out=tied[:, :-1])  # with the next
-    at = tied.flatten().nonzero()[:, 0]
-    if len(at):
-        passed = passed.clone()
-        breaks = torch.ones_like(at, dtype=torch.bool)
-        torch.ne(at[1:], at[:-1] + 1, out=breaks[:-1])
-        ends = at[breaks]  # the last but one of each run of equals
-        last = ends[torch.searchsorted(ends, at)] + 1
-        for counts in (passed, hits):
-            counts.view(-1)[at] = counts.view(-1)[last]
-    return _Ranked(inside, passed, hits)
-
-
-def _rank_row(values: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[Any], ...]:
-    """Return `_Ranked` of one map (N,)."""
-    order, numbers = _ops.falling(values)
-    inside = mask.take(order)
-    hits = inside.cumsum(dtype=np.int32)
-    last = np.append(np.flatnonzero(numbers[1:] != numbers[:-1]), len(numbers) - 1)  # of each run of equals
-    if len(last) == len(numbers):
-        return inside, np.arange(1, len(numbers) + 1, dtype=np.int32), hits
-    last = np.repeat(last, np.diff(last, prepend=-1))
-    return inside, last.astype(np.int32) + 1, hits.take(last)
-
-
-def _roc_auc(ranked: _Ranked, masks: Tensor) -> Tensor:
-    # Hits above or level, summed over the pixels outside, less misses above or level, over those inside: every pair of
-    # one of each counts 1, 0 (level) or -1. Adding both sums' share of the hits leaves this. Whole numbers: exact.
-    inside, passed, hits = ranked
-    number = _ops.number(masks)
-    pairs = number * (inside.shape[1] - number)
-    return 0.5 + (hits.sum(-1) - (passed * inside).sum(-1)).double() / (2 * pairs).double()
-
-
-def _average_precision(ranked: _Ranked, masks: Tensor) -> Tensor:
-    precision = torch.where(ranked.inside, ranked.hits.double() / ranked.passed.double(), 0.0)
-    return _ops.total(precision.reshape(masks.shape)) / _ops.number(masks).double()
-
-
-def _first_k(ranked: _Ranked, masks: Tensor) -> Tensor:
-    """Return the expected share of the mask among its number of pixels, the largest."""
-    number = _ops.number(masks)
-    last = number.clamp(min=1)[:, None] - 1
-    passed, hits = ranked.passed.gather(1, last), ranked.hits.gather(1, last)
-    above = torch.searchsorted(ranked.passed.contiguous(), passed)  # how many are larger than the last
-    found = torch.where(above > 0, ranked.hits.gather(1, (above - 1).clamp(min=0)), 0)
-    tied = (hits - found).double() / (passed - above).double()
-    return ((found + (number[:, None] - above) * tied) / number[:, None])[:, 0]
-
-
-_BY_RANK = {"pixel_auc": _roc_auc, "pixel_ap": _average_precision, "relevance_rank_accuracy": _first_k}
-
-
-def _by_rank(name: str, maps: Tensor, masks: Tensor) -> Tensor:
-    """Return (B,): one of `_BY_RANK`; all of them are computed where metrics share their steps."""
-    names = tuple(_BY_RANK) if _ops.is_sharing() else (name,)
-    return _ops.once(_scores_by_rank, maps, masks, names=names)[:, names.index(name)]
-
-
-def _scores_by_rank(maps: Tensor, masks: Tensor, names: Sequence[str]) -> Tensor:
-    def step(maps: Tensor, masks: Tensor) -> Tensor:
-        ranked = _rank(maps, masks)
-        return torch.stack([_BY_RANK[name](ranked, masks) for name in names], dim=1)
-
-    return _ops.by_chunks(step, maps, masks)
-
-
 def _roc_auc_chance(masks: Tensor) -> Tensor:
     """Return (B,): 1/2."""
     return _ops.nan_where(masks.all(-1).all(-1), _ops.area(masks) * 0 + 0.5)
@@ -279,7 +165,7 @@ def pixel_auc(maps: Tensor, masks: Tensor) -> Tensor:
     """
     _ops.check_maps(maps, masks)
     bad = _ops.undefined(maps, masks) | masks.all(-1).all(-1)
-    return _ops.nan_where(bad, _by_rank("pixel_auc", maps, masks))
+    return _ops.nan_where(bad, _ranks.roc_auc(maps, masks))
 
 
 def _ap_chance(masks: Tensor) -> Tensor:
@@ -313,4 +199,4 @@ def pixel_ap(maps: Tensor, masks: Tensor) -> Tensor:
     0.833333
     """
     _ops.check_maps(maps, masks)
-    return _ops.nan_where(_ops.undefined(maps, masks), _by_rank("pixel_ap", maps, masks))
+    return _ops.nan_where(_ops.undefined(maps, masks), _ranks.average_precision(maps, masks))
