@@ -36,6 +36,7 @@ _TILE, _GAP, _LEFT, _RIGHT = 1.75, 0.10, 0.15, 0.95  # inches
 _LEAST_WIDTH = 6.4  # the legend's
 _HEAD, _NAME, _CAPTION, _ROW_GAP, _FOOT = 1.05, 0.34, 0.36, 0.16, 0.10
 _DPI, _LEAST_DPI, _MAX_BYTES = 150, 40.0, 1_900_000
+_COMPRESSION = 4  # of 9: two fifths of the time of zlib's default, 6, for a twentieth more bytes
 _LEAST_BYTES_PER_PIXEL = 0.25  # of sheets seen: it spares drawing at a resolution that is too high for sure
 _SIX_BITS = np.round(np.round(np.arange(256) / 255 * 63) / 63 * 255).astype(np.uint8)
 _MOST_ROWS_WITH_PLAIN = 6
@@ -214,7 +215,8 @@ def encode_png(figure: Figure, max_bytes: int = _MAX_BYTES, most_dpi: float = _D
         canvas.draw()  # type: ignore[no-untyped-call]
         pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
         buffer = io.BytesIO()
-        Image.fromarray(_SIX_BITS[pixels]).save(buffer, format="png", dpi=(round(dpi), round(dpi)))
+        options = {"compress_level": _COMPRESSION, "dpi": (round(dpi), round(dpi))}
+        Image.fromarray(_SIX_BITS[pixels]).save(buffer, format="png", **options)
         data = buffer.getvalue()
         if len(data) <= max_bytes or dpi <= _LEAST_DPI:
             return data
