@@ -188,8 +188,7 @@ def test_boxes_are_the_same_without_opencv(share: float, monkeypatch: pytest.Mon
 def test_components_by_their_outlines_are_those_by_their_pixels(segment: np.ndarray) -> None:
     by_outline = _boxes._components_by_outline(segment.view(np.uint8))[0]
     by_scipy = _boxes._components_by_scipy(segment)
-    assert sorted(by_outline.tolist()) == sorted(by_scipy.tolist())
-    assert by_outline.dtype == by_scipy.dtype == np.int32
+    assert sorted(by_outline) == sorted(by_scipy.tolist())
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.4, 0.5, 0.6, 0.8, 0.98])
@@ -200,7 +199,7 @@ def test_components_of_larger_images_by_their_outlines(share: float) -> None:
         noise = ndimage.gaussian_filter(rng.random((97, 131)), sigma)
         segment = noise < np.quantile(noise, share)
         by_outline = _boxes._components_by_outline(segment.view(np.uint8))[0]
-        assert sorted(by_outline.tolist()) == sorted(_boxes._components_by_scipy(segment).tolist())
+        assert sorted(by_outline) == sorted(_boxes._components_by_scipy(segment).tolist())
 
 
 @given(

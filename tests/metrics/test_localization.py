@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from xaibench.metrics import Metric, _ops
@@ -149,6 +153,26 @@ def test_map_area_needs_no_mask() -> None:
     assert torch.equal(map_area(maps), map_area(maps, empty))
     assert torch.equal(map_area(maps), visible_in_box(maps, ~empty))
     assert not map_area.chance(empty).isnan().any()
+
+
+@given(
+    st.sampled_from([np.float16, np.float32, np.float64]).flatmap(
+        lambda kind: arrays(kind, (3, 4, 5), elements=st.floats(-2, 2, width=16))
+    ),
+    st.floats(2**-10, 2**10),
+    st.lists(st.floats(0, 0.999), min_size=1, max_size=4),
+)
+def test_what_is_displayed_exceeds_the_threshold_in_the_quotient_itself(
+    values: np.ndarray, scale: float, thresholds: list[float]
+) -> None:
+    maps = torch.from_numpy((values * scale).astype(values.dtype))
+    for own in maps.double():  # thresholds that pixels reach to the bit, and no product rounds to
+        thresholds += [float(share) for share in (own / own.max()).flatten()[:4] if own.max() > 0 and 0 <= share < 1]
+    shares = map_area(maps, thresholds=thresholds)
+    for own, found in zip(maps.double(), shares, strict=True):
+        if own.isfinite().all() and own.max() > own.min():
+            displayed = own / own.max() if own.max() > 0 else torch.zeros_like(own)
+            assert found.tolist() == [(displayed > threshold).sum().item() / own.numel() for threshold in thresholds]
 
 
 MASKS = {

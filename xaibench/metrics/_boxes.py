@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, groupby
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,8 @@ from scipy import ndimage
 
 IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float64]
+Parts = IntArray | list[list[int]]
+"""The components of a binary image: rows of top, left, bottom, right and pixels. Lists where there are few."""
 _SMOOTH = 8
 """Changes from pixel to pixel in a row, on the average, up to which a binary image has few components."""
 _FEW = 64
@@ -89,7 +93,7 @@ def component_boxes(segments: npt.NDArray[np.bool_]) -> Boxes:
     >>> component_boxes(np.array([[[True, False, False], [False, True, False]]])).corners.tolist()
     [[0, 0, 2, 2]]
     """
-    return _gather([_components(segment)[0] for segment in segments], len(segments))
+    return _gather([_components(segment)[0] for segment in segments])
 
 
 def boxes_above(grey: npt.NDArray[np.uint8], levels: Sequence[int]) -> Boxes:
@@ -101,16 +105,14 @@ def boxes_above(grey: npt.NDArray[np.uint8], levels: Sequence[int]) -> Boxes:
     found = []
     for image in grey:
         above = np.bincount(image.ravel(), minlength=257)[::-1].cumsum()[::-1]
-        known: dict[int, IntArray] = {}  # by the number of pixels above: the same pixels, then
+        known: dict[int, Parts] = {}  # by the number of pixels above: the same pixels, then
         few = False
-        for level, window in zip(levels, _windows(image, levels), strict=True):
+        for level, (top, left, bottom, right) in zip(levels, _windows(image, levels), strict=True):
             count = int(above[level + 1])
             if count not in known:
-                top, left, bottom, right = window
-                parts, few = _components(image[top:bottom, left:right] > level, few=few)
-                known[count] = parts + np.array([top, left, top, left, 0], dtype=np.int32)
+                known[count], few = _components(image[top:bottom, left:right] > level, (top, left), few=few)
             found.append(known[count])
-    return _gather(found, len(found))
+    return _gather(found)
 
 
 def _windows(image: npt.NDArray[np.uint8], levels: Sequence[int]) -> list[list[int]]:
@@ -126,27 +128,33 @@ def _windows(image: npt.NDArray[np.uint8], levels: Sequence[int]) -> list[list[i
     return windows
 
 
-def _components(segment: npt.NDArray[np.bool_], *, few: bool = False) -> tuple[IntArray, bool]:
-    """Return top, left, bottom, right and number of pixels (m, 5) of the 8-connected components.
+def _components(
+    segment: npt.NDArray[np.bool_], corner: tuple[int, int] = (0, 0), *, few: bool = False
+) -> tuple[Parts, bool]:
+    """Return top, left, bottom, right and number of pixels of the 8-connected components.
 
     Args:
+        corner: top and left of the segment's first pixel.
         few: it has few outlines; else its pixels are looked at first.
 
     Returns:
-        The table, and whether the next higher level may be taken to have few outlines too.
+        The rows, and whether the next higher level may be taken to have few outlines too.
     """
     try:
         import cv2
     except ImportError:  # its wheel needs a library that a bare machine may lack
-        return _components_by_scipy(segment), False
+        return _components_by_scipy(segment, corner), False
     binary = np.ascontiguousarray(segment).view(np.uint8)
     if few or np.count_nonzero(binary[:, 1:] != binary[:, :-1]) <= _SMOOTH * len(binary):
-        return _components_by_outline(binary)
+        return _components_by_outline(binary, corner)
     left, top, width, height, pixels = cv2.connectedComponentsWithStats(binary, None, None, None, 8)[2][1:].T
+    top, left = top + corner[0], left + corner[1]
     return np.stack([top, left, top + height, left + width, pixels], axis=1).astype(np.int32, copy=False), False
 
 
-def _components_by_outline(binary: npt.NDArray[np.uint8]) -> tuple[IntArray, bool]:
+def _components_by_outline(
+    binary: npt.NDArray[np.uint8], corner: tuple[int, int] = (0, 0)
+) -> tuple[list[list[int]], bool]:
     """Return what `_components` does from outlines, which takes less time than counting pixels where there are few.
 
     An outline is a closed chain of b steps from pixel to neighbouring pixel around an area A (through the centres), of
@@ -155,9 +163,9 @@ def _components_by_outline(binary: npt.NDArray[np.uint8]) -> tuple[IntArray, boo
     """
     import cv2
 
-    outlines, hierarchy = cv2.findContours(binary, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    outlines, hierarchy = cv2.findContours(binary, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=corner[::-1])
     if not outlines:
-        return np.empty((0, 5), dtype=np.int32), True
+        return [], True
     found: dict[int, list[int]] = {}
     holes = []
     for place, (outline, parent) in enumerate(zip(outlines, hierarchy[0, :, 3].tolist(), strict=True)):
@@ -172,20 +180,26 @@ def _components_by_outline(binary: npt.NDArray[np.uint8]) -> tuple[IntArray, boo
             holes.append((parent, int(cv2.contourArea(outline) - len(outline) / 2) + 1))
     for parent, pixels in holes:
         found[parent][4] -= pixels
-    return np.array(list(found.values()), dtype=np.int32), len(outlines) <= _FEW
+    return list(found.values()), len(outlines) <= _FEW
 
 
-def _components_by_scipy(segment: npt.NDArray[np.bool_]) -> IntArray:
+def _components_by_scipy(segment: npt.NDArray[np.bool_], corner: tuple[int, int] = (0, 0)) -> IntArray:
     labels, count = ndimage.label(segment, np.ones((3, 3), dtype=bool))
     pixels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     found = [[y.start, x.start, y.stop, x.stop] for y, x in ndimage.find_objects(labels)]
-    return np.concatenate([np.array(found).reshape(-1, 4), pixels[:, None]], axis=1).astype(np.int32)
+    return np.concatenate([np.array(found).reshape(-1, 4) + 2 * corner, pixels[:, None]], axis=1).astype(np.int32)
 
 
-def _gather(found: Sequence[IntArray], images: int) -> Boxes:
-    table = np.concatenate([np.empty((0, 5), dtype=np.int32), *found])
-    image = np.repeat(np.arange(images, dtype=np.int32), [len(part) for part in found])
-    return Boxes(np.asfortranarray(table[:, :4]), image, table[:, 4].copy(), images)
+def _gather(found: Sequence[Parts]) -> Boxes:
+    """Join what binary images have."""
+    tables = [np.empty((0, 5), dtype=np.int32)]
+    for few, group in groupby(found, lambda parts: isinstance(parts, list)):  # one array of all lists in a row
+        parts: list[Any] = list(group)
+        rows = [list(chain.from_iterable(parts))] if few else parts
+        tables += [np.asarray(table, dtype=np.int32).reshape(-1, 5) for table in rows]
+    table = np.concatenate(tables)
+    image = np.repeat(np.arange(len(found), dtype=np.int32), [len(part) for part in found])
+    return Boxes(np.asfortranarray(table[:, :4]), image, table[:, 4].copy(), len(found))
 
 
 def matches(boxes: Boxes, regions: Boxes, per: int) -> Matches:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,6 +64,11 @@ class Places:
     pixels: int
     ends: npt.NDArray[np.int32] | None
 
+    @cached_property
+    def runs(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Of each pixel inside, the first and the last place that has the same value."""
+        return self.run(self.inside)
+
     def run(self, places: npt.NDArray[np.intp]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return the first and the last place that has the same value."""
         if self.ends is None:
@@ -73,14 +79,14 @@ class Places:
     def roc_auc(self) -> float:
         # A pixel inside passes N - 1 - last for sure and N - first with those level to it; both counts together, less
         # those of the mask's pixels among themselves, are twice the pairs won. Whole numbers: exact.
-        first, last = self.run(self.inside)
+        first, last = self.runs
         number = len(self.inside)
         pairs = 2 * number * (self.pixels - number)
         lead = number * self.pixels - int(first.sum()) - int(last.sum()) - number
         return 0.5 + lead / pairs if pairs else np.nan
 
     def average_precision(self) -> float:
-        number, (_, last) = len(self.inside), self.run(self.inside)
+        number, last = len(self.inside), self.runs[1]
         hits = np.arange(1, number + 1) if self.ends is None else np.searchsorted(self.inside, last, side="right")
         return float((hits / (last + 1)).sum()) / number if number else np.nan
 
