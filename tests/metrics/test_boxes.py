@@ -189,6 +189,8 @@ def test_components_by_their_outlines_are_those_by_their_pixels(segment: np.ndar
     by_outline = _boxes._components_by_outline(segment.view(np.uint8))[0]
     by_scipy = _boxes._components_by_scipy(segment)
     assert sorted(by_outline) == sorted(by_scipy.tolist())
+    boxes = component_boxes(segment[None])
+    assert boxes.corners.dtype == boxes.pixels.dtype == by_scipy.dtype == np.int32
 
 
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.4, 0.5, 0.6, 0.8, 0.98])
