@@ -1,4 +1,7 @@
-"""The stream: image, one forward pass, maps of every explainer, scores. Memory holds two batches and the numbers."""
+"""The stream: image, one forward pass, maps of every explainer, scores. Memory holds two batches and the numbers.
+
+Scores that ask no network are computed on a thread beside it, while it explains and passes on to the next batch.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import torch
 from xaibench.datasets.loader import Decoder
 from xaibench.harness.batch import BatchWork, Work
 from xaibench.harness.records import Part, Records, join
+from xaibench.harness.scorer import Scorer
 from xaibench.harness.scoring import out_of_memory
 from xaibench.harness.settling import Settling
 
@@ -58,18 +62,19 @@ def unsettled(
     ahead = elsewhere or work.decode_workers > 0
     plan = deque(_chunks(rows, batch_size))
     following: BatchWork | None = None
-    with Decoder(work.split, pin=elsewhere, workers=work.decode_workers) as decoder:
+    decode = Decoder(work.split, pin=elsewhere, workers=work.decode_workers)
+    with decode as decoder, Scorer(work.classifier.device) as scorer:
         while plan:
             chunk = plan.popleft()
             batch = following or BatchWork(work, chunk, decoder, failed, given_up)
             following = BatchWork(work, plan[0], decoder, failed, given_up) if plan else None
             if not ahead:  # beside the network decoding would only take its cores
-                batch.meanwhile = partial(_submit, decoder, following)
+                batch.predicted = partial(_submit, decoder, following)
             else:
                 for near in (batch, following):
                     _submit(decoder, near)
             try:
-                part = batch.run()
+                part = batch.run(scorer, following.begin if following and scorer.beside else _nothing)
             except (RuntimeError, MemoryError) as error:
                 if len(chunk) == 1 or not out_of_memory(error):
                     raise
@@ -80,6 +85,10 @@ def unsettled(
                     torch.cuda.empty_cache()
                 continue
             yield part
+
+
+def _nothing() -> None:
+    """Leave the network idle."""
 
 
 def _submit(decoder: Decoder, batch: BatchWork | None) -> None:
