@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 import torch
 
 from xaibench.metrics._ops import sharing
+from xaibench.metrics._rows import rows_in
 
 Made = TypeVar("Made")
 
@@ -38,7 +39,7 @@ class Scorer:
         for job in self._begun:
             job.cancel()
         self._begun.clear()
-        with sharing():
+        with sharing(), rows_in(torch.get_num_threads()):
             self._context = copy_context()
 
     def submit(self, step: Callable[[], Made]) -> Future[Made]:
