@@ -99,7 +99,7 @@ def test_ci_runs_the_readme_commands_and_the_linters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "found"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "unset")]
+    ("given", "found"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "unset")]
 )
 def test_threads_spin_less_unless_the_user_said_otherwise(given: dict[str, str], found: str) -> None:
     plain = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}

@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     # GNU's OpenMP threads, torch's on Linux, wait for the next operation in a loop, for a millisecond or so by default,
     # on cores that decoding and metrics can use. Read when torch is first imported.
-    os.environ["GOMP_SPINCOUNT"] = "3000"
+    os.environ["GOMP_SPINCOUNT"] = "10000"
 
 if TYPE_CHECKING:
     from xaibench.benchmark import load_benchmark

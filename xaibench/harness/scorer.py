@@ -11,7 +11,6 @@ from typing import Any, Self, TypeVar
 import torch
 
 from xaibench.metrics._ops import sharing
-from xaibench.metrics._rows import rows_in
 
 Made = TypeVar("Made")
 
@@ -39,7 +38,7 @@ class Scorer:
         for job in self._begun:
             job.cancel()
         self._begun.clear()
-        with sharing(), rows_in(torch.get_num_threads()):
+        with sharing():
             self._context = copy_context()
 
     def submit(self, step: Callable[[], Made]) -> Future[Made]:

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Sized
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, TypeVar
 
 import torch
 
 Made = TypeVar("Made")
-_THREADS: ContextVar[int | None] = ContextVar("threads", default=None)
-
-
-@contextmanager
-def rows_in(threads: int) -> Iterator[None]:
-    """Let `each_row` use so many threads inside the block, whatever torch computes with there."""
-    token = _THREADS.set(threads)
-    try:
-        yield
-    finally:
-        _THREADS.reset(token)
 
 
 def each_row(step: Callable[..., Made], first: Sized, *others: Iterable[Any]) -> list[Made]:
@@ -33,7 +20,7 @@ def each_row(step: Callable[..., Made], first: Sized, *others: Iterable[Any]) ->
     which would take threads of its own, nor this again for several rows, which might wait for itself; and what it makes
     is not shared by `_ops.once`.
     """
-    threads = _THREADS.get() or torch.get_num_threads()
+    threads = torch.get_num_threads()
     run: Any = map if threads == 1 or len(first) < 2 else _pool(threads).map
     return list(run(step, first, *others))
 
