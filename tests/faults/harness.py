@@ -30,7 +30,7 @@ import torch
 
 from tests.faults import scene
 from tests.faults.syscalls import Disk
-from xaibench.harness import scorer, scoring
+from xaibench.harness import scoring
 
 CLASSIFIERS = ("ready", "trained")
 MANY = 100
@@ -61,7 +61,6 @@ class Harness:
         self.work = root / "work"
         self.log = root / "log"
         torch.set_num_threads(1)
-        scorer.has_core_to_spare = lambda device: True  # as where there are several threads
         scoring._KEEP_AFTER = math.inf  # how often scores are kept must not depend on how busy the machine is
         self.benchmark = scene.install(root)
         self.expected: dict[str, dict[str, Any]] = {}

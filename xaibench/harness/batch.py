@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -21,20 +19,15 @@ from xaibench.datasets.base import Split
 from xaibench.datasets.loader import Decoder
 from xaibench.errors import NotApplicableError
 from xaibench.explainers.base import Explainer
-from xaibench.harness.chance import Chance
 from xaibench.harness.forward import Forward, Precision
 from xaibench.harness.kept import Kept, Pairs, masks_hash
-from xaibench.harness.records import MapMetric, Offer, Part, Picture, Plain
-from xaibench.harness.scorer import Scorer
+from xaibench.harness.records import MapMetric, Offer, Part, Picture, Plain, side_by_side
 from xaibench.harness.scoring import ExplainerFailedError, Maps, Scores
 from xaibench.metrics._ops import sharing
 from xaibench.types import Batch, BoolArray, Frame, Prediction, Region
 
 Running = Callable[[str, int, int, float], None]
 """Called with the name of a metric that asks the network, maps scored so far, maps in all, and its seconds so far."""
-
-_AHEAD = 2
-"""Explainers whose maps wait in memory for the scorer."""
 
 
 class Sheet(Protocol):
@@ -122,7 +115,7 @@ class BatchWork:
         failed, given_up: explainers and metrics that earlier batches gave up.
 
     Attributes:
-        predicted: called once the network has run, and the scores, which leave cores idle, are about to be computed.
+        meanwhile: called once the network has run, and the scores, which leave cores idle, are about to be computed.
     """
 
     def __init__(
@@ -139,7 +132,7 @@ class BatchWork:
         self.shared: dict[Hashable, Any] = {}
         self._pictures: dict[int, Picture] = {}
         self._masks_of: dict[str, Tensor] = {}
-        self.predicted: Callable[[], None] = lambda: None
+        self.meanwhile: Callable[[], None] = lambda: None
 
     def needs_images(self) -> bool:
         """Tell whether something of the batch has to be computed of its images, as far as can be seen cheaply."""
@@ -153,43 +146,25 @@ class BatchWork:
         if self.at and self.work.maps_found:
             self.at.begin_maps(name, self.pairs)
 
-    def begin(self) -> None:
-        """Predict, if that is not known, so that `run` need not. A fault is left to `run`, which meets it again."""
-        with suppress(Exception):
-            self._logits()
-
-    def run(self, scorer: Scorer, meanwhile: Callable[[], None] = lambda: None) -> Part:
-        """Return what the batch leaves, with what the sheet wants as it is now.
-
-        Args:
-            scorer: computes what asks no network.
-            meanwhile: called once the network is free; the scorer may still have something to do.
-        """
-        scorer.begin_batch()
+    def run(self) -> Part:
+        """Return what the batch leaves, with what the sheet wants as it is now."""
         with sharing():
-            return self._run(scorer, meanwhile)
+            return self._run()
 
-    def _run(self, scorer: Scorer, meanwhile: Callable[[], None]) -> Part:
+    def _run(self) -> Part:
         logits = self._logits()
-        self.predicted()
-        chance = Chance(self, scorer)
-        part = Part(logits, np.array(self.pairs, dtype=np.int64).reshape(-1, 2))
+        self.meanwhile()
+        part = Part(logits, np.array(self.pairs, dtype=np.int64).reshape(-1, 2), self._chance())
         part.seconds["forward"] += self._forward_seconds
         names = [name for name in self.work.explainers if name not in self._failed]
-        begun: deque[Scores] = deque()
         for name, following in zip(names, [*names[1:], None], strict=True):
             if following:
                 self.begin_maps(following)
             try:
-                begun += self._explained(name, self.work.explainers[name], part, scorer)
+                self._explained(name, self.work.explainers[name], part)
             except ExplainerFailedError as failed:
                 part.failed[name] = str(failed)
-            while len(begun) > _AHEAD:
-                self._finish(begun.popleft(), part)
-        meanwhile()
-        part.chance = chance.values()
-        for scores in begun:
-            self._finish(scores, part)
+                part.values.pop(name, None)
         return part
 
     # what the batch is made of, at most once, and only if asked for
@@ -244,13 +219,6 @@ class BatchWork:
             self._masks_of[name] = self._given_masks(name)
         return self._masks_of[name]
 
-    def masks_if_given(self, metric: MapMetric) -> Tensor | None:
-        """Return `masks_of`, or None where an image comes without, or can't be decoded."""
-        try:
-            return self.masks_of(metric)
-        except Exception:
-            return None
-
     def _given_masks(self, name: str) -> Tensor:
         made = []
         for row, _ in self.pairs:
@@ -286,25 +254,40 @@ class BatchWork:
             self.at.keep_logits(logits, self._forward_seconds)
         return logits
 
+    def _chance(self) -> npt.NDArray[np.float64]:
+        """Return the levels of chance (p, columns); NaN where none is declared, or none can be computed."""
+        if not self.pairs:
+            return np.empty((0, len(self.work.columns)))
+        found = self.at.scores(None, self.pairs, self.where) if self.at else None
+        known = dict(found.arrays) if found else {}
+        blocks, new = [], False
+        for metric in self.work.metrics:
+            key = self.at.metric_key(metric.metric.name) if self.at else None
+            if key is None or (block := known.get(key)) is None:
+                try:
+                    block = metric.chance(self.masks_of(metric))
+                except Exception:  # its scores fail for the same reason, and say it
+                    block, key = metric.undefined(len(self.pairs)), None
+                if key is not None:
+                    known[key], new = block, True
+            blocks.append(block)
+        if self.at and new:
+            self.at.keep_scores(None, self.pairs, self.where, known, {})
+        return side_by_side(blocks, len(self.pairs))
+
     # one explainer
 
-    def _explained(self, name: str, explainer: Explainer, part: Part, scorer: Scorer) -> list[Scores]:
-        """Explain, and return the scores that are begun: one's, or none where there are no pairs."""
-        begun = []
+    def _explained(self, name: str, explainer: Explainer, part: Part) -> None:
         if self.pairs:
-            begun = [Scores(self, Maps(self, name, explainer, self.pairs), scorer)]
-            begun[0].begin(part)
+            maps = Maps(self, name, explainer, self.pairs)
+            scores = Scores(self, maps)
+            part.values[name] = scores.values(part)
+            part.constant[name] = scores.constant
+            self._count(part, maps, scores.made)
+            part.seconds[name] += float(scores.made["seconds"])
+            self._offer(part.offers.setdefault(name, []), maps, _hits(self.work.columns, part.values[name]))
         for target, pairs in self._plain(name).items():
             part.plain.setdefault(name, {})[target] = self._explained_plain(Maps(self, name, explainer, pairs))
-        return begun
-
-    def _finish(self, scores: Scores, part: Part) -> None:
-        maps, name = scores.maps, scores.maps.name
-        part.values[name] = scores.values(part)
-        part.constant[name] = scores.constant
-        self._count(part, maps, scores.made)
-        part.seconds[name] += float(scores.made["seconds"])
-        self._offer(part.offers.setdefault(name, []), maps, _hits(self.work.columns, part.values[name]))
 
     def _count(self, part: Part, maps: Maps, made: Mapping[str, Any]) -> None:
         part.explained[maps.name] = part.explained.get(maps.name, 0) + len(maps.pairs)

@@ -175,7 +175,7 @@ class Part:
 
     logits: npt.NDArray[np.float64]
     pairs: npt.NDArray[np.int64]
-    chance: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    chance: npt.NDArray[np.float64]
     values: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     constant: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +18,6 @@ from xaibench.errors import NotApplicableError
 from xaibench.explainers.base import Explainer, upsample
 from xaibench.harness.kept import Pairs
 from xaibench.harness.records import MapMetric, Part, side_by_side
-from xaibench.harness.scorer import Scorer
 from xaibench.metrics._ops import ends, forget
 from xaibench.metrics.explained import Explained
 from xaibench.registry import one_line
@@ -94,36 +91,21 @@ class Maps:
         return maps, {"seconds": time.perf_counter() - began, "undefined": undefined, "left": left}
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What a metric came to: scores (p, columns), or what it raised; and its seconds."""
-
-    scores: npt.NDArray[np.float64] | None
-    error: Exception | None
-    seconds: float
-
-
 class Scores:
-    """Scores of one explainer's maps of all pairs of a batch: begun, and then asked for.
+    """Scores of one explainer's maps of all pairs of a batch."""
 
-    Args:
-        scorer: computes the metrics that ask no network.
-    """
-
-    def __init__(self, batch: BatchWork, maps: Maps, scorer: Scorer) -> None:
-        self._batch, self.maps, self._scorer = batch, maps, scorer
+    def __init__(self, batch: BatchWork, maps: Maps) -> None:
+        self._batch, self._maps = batch, maps
         found = batch.at.scores(maps.name, maps.pairs, batch.where) if batch.at else None
         self._arrays: dict[str, npt.NDArray[Any]] = dict(found.arrays) if found else {}
         self._about: dict[str, Any] = dict(found.about) if found else {}
         self._new, self._kept_at = False, time.monotonic()
-        self._begun: dict[str, Future[_Outcome]] = {}
-        self._done: dict[str, npt.NDArray[np.float64]] = {}
 
     @property
     def made(self) -> Mapping[str, Any]:
         """How the maps were made; see `Maps.made`. The scores know it too, so that the maps need not be read for it."""
         if "made" not in self._about:
-            self._about["made"] = {name: self.maps.made[name] for name in ("seconds", "undefined", "left")}
+            self._about["made"] = {name: self._maps.made[name] for name in ("seconds", "undefined", "left")}
             self._new = True
         return self._about["made"]  # type: ignore[no-any-return]
 
@@ -135,52 +117,28 @@ class Scores:
             self._arrays[_CONSTANT], self._new = (high == low).cpu().numpy(), True
         return self._arrays[_CONSTANT]
 
-    def begin(self, part: Part) -> None:
-        """Look up what is known, compute what asks the network, and leave the rest to the scorer.
+    def values(self, part: Part) -> npt.NDArray[np.float64]:
+        """Return the scores (p, columns) of all metrics, and say in `part` how long they took and which were given up.
 
         Raises:
             ExplainerFailedError: the method failed.
         """
-        batch = self._batch
-        lacking = [metric for metric in batch.work.metrics if not self._looked_up(metric, part)]
-        if lacking or "made" not in self._about or _CONSTANT not in self._arrays:
-            _ = self.maps.tensor  # made here, where the network is
-        asking = [metric for metric in lacking if metric.asks_network]
-        if asking:
-            _ = self._scored
-        for metric in (metric for metric in lacking if not metric.asks_network):
-            batch.masks_if_given(metric)  # may decode images
-            self._begun[metric.metric.name] = self._scorer.submit(partial(self._outcome, metric))
-        if self._begun:
-            self._scorer.submit(self._forget)
-        for metric in asking:
-            name = metric.metric.name
-            done, spent = batch.work.scored.get(name, 0), batch.work.spent.get(name, 0.0)
-            batch.work.running(name, done, batch.work.maps_in_all, spent)
-            self._take(metric, self._outcome(metric), part)
-        if asking:
-            self._forget()
-
-    def values(self, part: Part) -> npt.NDArray[np.float64]:
-        """Return the scores (p, columns) of all metrics, and say in `part` their seconds and which were given up."""
-        metrics = self._batch.work.metrics
-        for metric in metrics:
-            if begun := self._begun.pop(metric.metric.name, None):
-                self._take(metric, begun.result(), part)
+        try:
+            blocks = [self._metric(metric, part) for metric in self._batch.work.metrics]
+        finally:
+            if "_scored" in self.__dict__:
+                forget(self._scored)
         _ = self.made, self.constant  # known now, kept with the scores
         self._keep()
-        return side_by_side([self._done[metric.metric.name] for metric in metrics], len(self.maps.pairs))
+        return side_by_side(blocks, len(self._maps.pairs))
 
     @cached_property
     def _scored(self) -> Tensor:
-        return upsample(self.maps.tensor, self._batch.work.frame)
-
-    def _forget(self) -> None:
-        forget(self._scored)
+        return upsample(self._maps.tensor, self._batch.work.frame)
 
     @cached_property
     def _explained(self) -> Explained:
-        batch, maps = self._batch, self.maps
+        batch, maps = self._batch, self._maps
         prediction, targets = batch.selected(maps.pairs)
         classifier, task = batch.work.classifier, batch.work.task
         shelf = batch.at.shelf(maps.pairs, task) if batch.at else None
@@ -189,56 +147,41 @@ class Scores:
             classifier, maps.explainer, prediction, targets, maps.tensor, task, batch.shared, shelf, forward
         )
 
-    def _key(self, metric: MapMetric) -> str | None:
-        return self._batch.at.metric_key(metric.metric.name) if self._batch.at else None
-
-    def _looked_up(self, metric: MapMetric, part: Part) -> bool:
-        """Tell whether a metric is known already, or given up."""
-        name, key = metric.metric.name, self._key(metric)
+    def _metric(self, metric: MapMetric, part: Part) -> npt.NDArray[np.float64]:
+        batch, explainer, name = self._batch, self._maps.name, metric.metric.name
+        rows = len(self._maps.pairs)
+        key = batch.at.metric_key(name) if batch.at else None
+        seconds = self._about.setdefault("metric seconds", {})
         if key is not None and key in self._arrays:
-            seconds = self._about.setdefault("metric seconds", {}).get(name, 0.0)
-            self._spent(part, name, float(seconds))
-            self._count(name)
-            self._done[name] = self._arrays[key]
-        elif self.maps.name in self._batch.given_up.get(name, {}):
-            self._done[name] = metric.undefined(len(self.maps.pairs))
-        return name in self._done
-
-    def _outcome(self, metric: MapMetric) -> _Outcome:
+            self._spent(part, name, float(seconds.get(name, 0.0)))
+            batch.work.scored[name] = batch.work.scored.get(name, 0) + rows
+            return self._arrays[key]
+        if explainer in batch.given_up.get(name, {}):
+            return metric.undefined(rows)
         maps = self._scored  # before the clock of the metric runs
+        if metric.asks_network:
+            done, spent = batch.work.scored.get(name, 0), batch.work.spent.get(name, 0.0)
+            batch.work.running(name, done, batch.work.maps_in_all, spent)
         began = time.perf_counter()
         try:
-            explained = self._explained if metric.asks_network else None
-            scores, error = metric.scores(maps, self._batch.masks_of(metric), explained), None
-        except Exception as raised:  # one metric's fault must not cost the others' work
-            scores, error = None, raised
-        return _Outcome(scores, error, time.perf_counter() - began)
-
-    def _take(self, metric: MapMetric, outcome: _Outcome, part: Part) -> None:
-        name, key, scores = metric.metric.name, self._key(metric), outcome.scores
-        if scores is None:
-            assert outcome.error is not None
-            if len(self._batch.rows) > 1 and out_of_memory(outcome.error):
-                raise outcome.error
-            part.given_up[name][self.maps.name] = one_line(outcome.error)
-            scores, key = metric.undefined(len(self.maps.pairs)), None
-        self._done[name] = scores
-        self._spent(part, name, outcome.seconds)
-        self._count(name)
-        work = self._batch.work
-        work.spent[name] = work.spent.get(name, 0.0) + outcome.seconds
+            scores = metric.scores(maps, batch.masks_of(metric), self._explained if metric.asks_network else None)
+        except Exception as error:  # one metric's fault must not cost the others' work
+            if len(batch.rows) > 1 and out_of_memory(error):
+                raise
+            part.given_up[name][explainer] = one_line(error)
+            scores, key = metric.undefined(rows), None
+        spent = time.perf_counter() - began
+        self._spent(part, name, spent)
+        batch.work.scored[name] = batch.work.scored.get(name, 0) + rows
+        batch.work.spent[name] = batch.work.spent.get(name, 0.0) + spent
         if key is not None:
-            self._about.setdefault("metric seconds", {})[name] = outcome.seconds
-            self._arrays[key], self._new = scores, True
+            self._arrays[key], seconds[name], self._new = scores, spent, True
             if time.monotonic() - self._kept_at > _KEEP_AFTER:
                 self._keep()
-
-    def _count(self, metric: str) -> None:
-        scored = self._batch.work.scored
-        scored[metric] = scored.get(metric, 0) + len(self.maps.pairs)
+        return scores
 
     def _keep(self) -> None:
-        batch, maps = self._batch, self.maps
+        batch, maps = self._batch, self._maps
         if batch.at and self._new:
             batch.at.keep_scores(maps.name, maps.pairs, batch.where, self._arrays, self._about)
             self._new, self._kept_at = False, time.monotonic()

@@ -1,7 +1,4 @@
-"""The stream: image, one forward pass, maps of every explainer, scores. Memory holds two batches and the numbers.
-
-Scores that ask no network are computed on a thread beside it, while it explains and passes on to the next batch.
-"""
+"""The stream: image, one forward pass, maps of every explainer, scores. Memory holds two batches and the numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ import torch
 from xaibench.datasets.loader import Decoder
 from xaibench.harness.batch import BatchWork, Work
 from xaibench.harness.records import Part, Records, join
-from xaibench.harness.scorer import Scorer
 from xaibench.harness.scoring import out_of_memory
 from xaibench.harness.settling import Settling
 
@@ -62,19 +58,18 @@ def unsettled(
     ahead = elsewhere or work.decode_workers > 0
     plan = deque(_chunks(rows, batch_size))
     following: BatchWork | None = None
-    decode = Decoder(work.split, pin=elsewhere, workers=work.decode_workers)
-    with decode as decoder, Scorer(work.classifier.device) as scorer:
+    with Decoder(work.split, pin=elsewhere, workers=work.decode_workers) as decoder:
         while plan:
             chunk = plan.popleft()
             batch = following or BatchWork(work, chunk, decoder, failed, given_up)
             following = BatchWork(work, plan[0], decoder, failed, given_up) if plan else None
             if not ahead:  # beside the network decoding would only take its cores
-                batch.predicted = partial(_submit, decoder, following)
+                batch.meanwhile = partial(_submit, decoder, following)
             else:
                 for near in (batch, following):
                     _submit(decoder, near)
             try:
-                part = batch.run(scorer, following.begin if following and scorer.beside else _nothing)
+                part = batch.run()
             except (RuntimeError, MemoryError) as error:
                 if len(chunk) == 1 or not out_of_memory(error):
                     raise
@@ -85,10 +80,6 @@ def unsettled(
                     torch.cuda.empty_cache()
                 continue
             yield part
-
-
-def _nothing() -> None:
-    """Leave the network idle."""
 
 
 def _submit(decoder: Decoder, batch: BatchWork | None) -> None:
