@@ -23,7 +23,7 @@ from torch import Tensor
 
 from xaibench import registry
 from xaibench.metrics import Metric, boxes, localization
-from xaibench.metrics.boxes import noise_maps
+from xaibench.metrics._noise import noise_maps
 
 SIDE = 32
 FEWER = (0.1, 0.4, 0.7)

@@ -10,10 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 from torch import Tensor
 
-from xaibench.metrics import Metric, _boxes, _ops
+from xaibench.metrics import Metric, _boxes, _components, _ops
 from xaibench.metrics._boxes import boxes_above, component_boxes, matches
+from xaibench.metrics._components import components_above
 from xaibench.metrics.boxes import (
     LEVELS,
     box_iou,
@@ -184,24 +186,39 @@ def test_boxes_are_the_same_without_opencv(share: float, monkeypatch: pytest.Mon
     ]
 
 
-@given(arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
-def test_components_by_their_outlines_are_those_by_their_pixels(segment: np.ndarray) -> None:
-    by_outline = _boxes._components_by_outline(segment.view(np.uint8))[0]
-    by_scipy = _boxes._components_by_scipy(segment)
-    assert sorted(by_outline) == sorted(by_scipy.tolist())
-    boxes = component_boxes(segment[None])
-    assert boxes.corners.dtype == boxes.pixels.dtype == by_scipy.dtype == np.int32
+def by_outlines(image: np.ndarray, levels: list[int]) -> list[list[int]]:
+    cuts = np.array(levels)
+    places = np.arange(len(levels))
+    return sorted(_components._by_outlines(image, cuts, _components._windows(image, cuts), places).tolist())
 
 
-@pytest.mark.parametrize("share", [0.02, 0.2, 0.4, 0.5, 0.6, 0.8, 0.98])
-def test_components_of_larger_images_by_their_outlines(share: float) -> None:
-    ndimage = pytest.importorskip("scipy.ndimage")
-    rng = np.random.default_rng(7)
-    for sigma in (0, 1, 3):
-        noise = ndimage.gaussian_filter(rng.random((97, 131)), sigma)
-        segment = noise < np.quantile(noise, share)
-        by_outline = _boxes._components_by_outline(segment.view(np.uint8))[0]
-        assert sorted(by_outline) == sorted(_boxes._components_by_scipy(segment).tolist())
+def by_scipy(image: np.ndarray, levels: list[int]) -> list[list[int]]:
+    return sorted(row for k, level in enumerate(levels) for row in _components._by_scipy(image > level, k).tolist())
+
+
+@given(
+    arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 4)),
+    st.lists(st.integers(0, 4), min_size=1, max_size=6),
+)
+def test_components_by_their_outlines_are_those_by_their_pixels(image: np.ndarray, levels: list[int]) -> None:
+    assert by_outlines(image, levels) == by_scipy(image, levels)
+    found = components_above(image, levels)
+    assert sorted(found.tolist()) == by_scipy(image, levels)
+    assert found.dtype == np.int32
+    assert (np.diff(found[:, 0]) >= 0).all()
+
+
+@pytest.mark.parametrize("sigma", [0, 1, 3])
+def test_components_of_larger_images_by_their_outlines(sigma: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = ndimage.gaussian_filter(np.random.default_rng(7).random((97, 131)), sigma)
+    image = (255 * (noise - noise.min()) / np.ptp(noise)).astype(np.uint8)
+    levels = np.quantile(image, [0.02, 0.2, 0.4, 0.5, 0.6, 0.8, 0.98]).astype(int).tolist()
+    levels = list(dict.fromkeys(levels))
+    expected = by_scipy(image, levels)
+    assert by_outlines(image, levels) == expected
+    assert sorted(components_above(image, levels).tolist()) == expected
+    monkeypatch.setattr(_components, "_STACKED", 20_000)  # one image and a half
+    assert sorted(components_above(image, levels).tolist()) == expected
 
 
 @given(

@@ -141,6 +141,29 @@ def test_displayed_map_is_the_positive_part_over_the_images_maximum() -> None:
     assert map_area(maps, masks, thresholds=[0.5, 0.0, 0.125, 0.49]).tolist() == [[1 / 6, 4 / 6, 3 / 6, 2 / 6]]
 
 
+@given(
+    arrays(np.float32, (2, 3, 4), elements=st.floats(-1, 1, width=32) | st.sampled_from([0.5, 1.0])),
+    arrays(bool, (2, 3, 4)),
+    st.sampled_from([2.0**-140, 1e-20, 0.1, 1.0, 3.0, 1e30]),
+)
+def test_what_is_displayed_is_counted_as_in_float64(values: np.ndarray, inside: np.ndarray, scale: float) -> None:
+    # Rows of float32 are compared with bounds, float64 is divided by the largest value: the same pixels, to the last.
+    maps, levels = torch.from_numpy(values * np.float32(scale)), (0.0, 0.05, 0.95, 0.1, 0.2, 0.5)
+    for masks in (None, torch.from_numpy(inside)):
+        expected = _ops.visible_share(maps.double(), masks, levels)
+        torch.testing.assert_close(_ops.visible_share(maps, masks, levels), expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("peak", [1.0, 0.3, 7.7, 3e38, 1e-38])
+def test_what_is_displayed_at_the_thresholds_themselves(peak: float) -> None:
+    levels = torch.linspace(0, 0.95, 20, dtype=torch.float64)
+    at = (levels * np.float64(np.float32(peak))).float()
+    near = torch.cat([torch.nextafter(at, torch.tensor(end)) for end in (-math.inf, math.inf)] + [at])
+    maps = torch.cat([near, torch.tensor([peak])]).reshape(1, 1, -1)
+    expected = _ops.visible_share(maps.double(), None, levels.tolist())
+    assert _ops.visible_share(maps, None, levels.tolist()).tolist() == expected.tolist()
+
+
 def test_nothing_is_displayed_of_a_map_without_positive_values() -> None:
     maps, masks = point(4, 4, (0, 0)) - 1, box(4, 4, slice(0, 2), slice(0, 2))
     assert visible_in_box(maps, masks).eq(0).all()

@@ -123,14 +123,17 @@ class Scores:
         Raises:
             ExplainerFailedError: the method failed.
         """
+        metrics, blocks = self._batch.work.metrics, {}
         try:
-            blocks = [self._metric(metric, part) for metric in self._batch.work.metrics]
+            # The most columns first: what they were made of serves metrics of fewer thresholds.
+            for place in sorted(range(len(metrics)), key=lambda place: -len(metrics[place].names())):
+                blocks[place] = self._metric(metrics[place], part)
         finally:
             if "_scored" in self.__dict__:
                 forget(self._scored)
         _ = self.made, self.constant  # known now, kept with the scores
         self._keep()
-        return side_by_side(blocks, len(self._maps.pairs))
+        return side_by_side([blocks[place] for place in range(len(metrics))], len(self._maps.pairs))
 
     @cached_property
     def _scored(self) -> Tensor:

@@ -137,7 +137,7 @@ def positive_sums(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         return total(torch.where(masks, positive, 0.0)), total(positive)
 
     found = np.empty((2, len(maps)))
-    for row, (values, at) in enumerate(zip(maps.detach().flatten(1).numpy(), once(_places, masks), strict=True)):
+    for row, (values, at) in enumerate(zip(maps.detach().flatten(1).numpy(), places(masks), strict=True)):
         positive = values if values.min() >= 0 else np.maximum(values, 0)  # which takes as long as all the rest
         positive = positive.astype(np.float64)  # ten times as fast as ufuncs that cast
         found[:, row] = positive.take(at).sum(), positive.sum()
@@ -145,8 +145,12 @@ def positive_sums(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     return inside, whole
 
 
+def places(masks: Tensor) -> list[npt.NDArray[np.intp]]:
+    """Return where the pixels of each mask, on the CPU, are in its (H * W,) row; metrics of one mask share it."""
+    return once(_places, masks)
+
+
 def _places(masks: Tensor) -> list[npt.NDArray[np.intp]]:
-    """Return where each mask's pixels are in its (H * W,) row."""
     return [np.flatnonzero(mask) for mask in masks.numpy()]
 
 
@@ -205,11 +209,29 @@ def visible_share(maps: Tensor, masks: Tensor | None, thresholds: Sequence[float
     """
     if not len(thresholds) or not all(0 <= threshold < 1 for threshold in thresholds):
         raise UsageError(f"thresholds must be numbers in [0, 1), got {list(thresholds)}")
+    pixels = maps.shape[-2] * maps.shape[-1] if masks is None else number(masks).double().unsqueeze(-1)
+    if maps.dtype == torch.float32 and maps.device.type == "cpu":
+        return _exceeding_in_rows(maps, masks, np.array(thresholds, dtype=np.float64)) / pixels
     levels, order = torch.tensor(thresholds, dtype=torch.float64, device=maps.device).sort()
     pieces = chunks(maps) if masks is None else chunks(maps, masks)
     counts = torch.cat([_exceeding(*piece, levels=levels) for piece in pieces] or [levels.new_zeros(0, len(levels))])
-    pixels = maps.shape[-2] * maps.shape[-1] if masks is None else number(masks).double().unsqueeze(-1)
     return counts[:, order.argsort()] / pixels
+
+
+def _exceeding_in_rows(maps: Tensor, masks: Tensor | None, levels: npt.NDArray[np.float64]) -> Tensor:
+    """Return what `_exceeding` does, by comparing pixels with the smallest float32 whose displayed value exceeds."""
+    rows, counts = maps.detach().flatten(1).numpy(), np.zeros((len(maps), len(levels)))
+    inside = places(masks) if masks is not None else None
+    for row, values in enumerate(rows):
+        peak = np.float64(values.max())
+        if not 0 < peak < np.inf:
+            continue  # displays nothing
+        near = (levels * peak).astype(np.float32)
+        near = np.stack([np.nextafter(near, np.float32(-np.inf)), near, np.nextafter(near, np.float32(np.inf))])
+        least = near[(near.astype(np.float64) / peak > levels).argmax(0), np.arange(len(levels))]
+        some = values if inside is None else values.take(inside[row])
+        counts[row] = [np.count_nonzero(some >= bound) for bound in least]
+    return torch.from_numpy(counts)
 
 
 def _exceeding(maps: Tensor, masks: Tensor | None = None, *, levels: Tensor) -> Tensor:
@@ -278,6 +300,15 @@ def _scaled_to_grey(maps: Tensor) -> Tensor:
     return scaled.nan_to_num_(nan=0.0).clamp_(0, 255).to(torch.uint8)  # truncated, as numpy.uint8 does
 
 
+def grey_histograms(maps: Tensor) -> Tensor:
+    """Return how many pixels of each map have each grey level, (B, 256) float64; shared as `grey` is."""
+    return once(_grey_histograms, maps)
+
+
+def _grey_histograms(maps: Tensor) -> Tensor:
+    return _histograms(grey(maps).flatten(1))
+
+
 def otsu_threshold(levels: Tensor) -> Tensor:
     """Return (B,) int64: Otsu's threshold of (B, P) grey levels, whole numbers in 0..255; foreground is above it.
 
@@ -287,9 +318,12 @@ def otsu_threshold(levels: Tensor) -> Tensor:
     >>> otsu_threshold(torch.tensor([[0, 0, 10, 200, 210]])).tolist()
     [10]
     """
-    counts = _histograms(levels)
+    return _otsu_of(_histograms(levels))
+
+
+def _otsu_of(counts: Tensor) -> Tensor:
     below = counts.cumsum(-1)
-    moment = (counts * torch.arange(256, device=levels.device)).cumsum(-1)
+    moment = (counts * torch.arange(256, device=counts.device)).cumsum(-1)
     number, mean = below[:, -1:], moment[:, -1:]
     between = (mean * below - number * moment).square() / (below * (number - below))
     return between.nan_to_num(nan=-1.0).argmax(-1)  # 0/0 where a class is empty
@@ -310,7 +344,7 @@ def otsu_segmentation(maps: Tensor, *, holes: bool) -> Tensor:
     A constant or non-finite map has no segmentation; its pixels are meaningless.
     """
     levels = grey(maps)
-    segments = levels > otsu_threshold(levels.flatten(1))[:, None, None]
+    segments = levels > _otsu_of(grey_histograms(maps))[:, None, None]
     return fill_holes(segments) if holes else segments
 
 

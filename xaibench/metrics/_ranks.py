@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -57,44 +57,49 @@ class Places:
     Attributes:
         inside: (n,) their places, rising.
         pixels: N.
-        ends: the last place of each run of equal values; None where no two are equal.
+        first, last: (r,) places of each run of two or more equal values, rising.
     """
 
     inside: npt.NDArray[np.intp]
     pixels: int
-    ends: npt.NDArray[np.int32] | None
+    first: npt.NDArray[np.intp]
+    last: npt.NDArray[np.intp]
+
+    def run(self, place: int) -> tuple[int, int]:
+        """Return the first and the last place that has the same value."""
+        at = int(np.searchsorted(self.last, place))
+        if at == len(self.last) or self.first[at] > place:
+            return place, place
+        return int(self.first[at]), int(self.last[at])
 
     @cached_property
-    def runs(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Of each pixel inside, the first and the last place that has the same value."""
-        return self.run(self.inside)
-
-    def run(self, places: npt.NDArray[np.intp]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return the first and the last place that has the same value."""
-        if self.ends is None:
-            return places, places
-        at = np.searchsorted(self.ends, places)
-        return np.where(at > 0, self.ends[at - 1] + 1, 0), self.ends[at]
+    def tied(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Which of the n pixels stand in a run, and in which."""
+        at = np.searchsorted(self.last, self.inside)
+        some = np.flatnonzero(self.inside >= np.append(self.first, self.pixels)[at])
+        return some, at[some]
 
     def roc_auc(self) -> float:
         # A pixel inside passes N - 1 - last for sure and N - first with those level to it; both counts together, less
         # those of the mask's pixels among themselves, are twice the pairs won. Whole numbers: exact.
-        first, last = self.runs
-        number = len(self.inside)
+        number, (tied, runs) = len(self.inside), self.tied
         pairs = 2 * number * (self.pixels - number)
-        lead = number * self.pixels - int(first.sum()) - int(last.sum()) - number
-        return 0.5 + lead / pairs if pairs else np.nan
+        alone = int(self.inside.sum() - self.inside[tied].sum())
+        ends = 2 * alone + int(self.first[runs].sum() + self.last[runs].sum())
+        return 0.5 + (number * self.pixels - ends - number) / pairs if pairs else np.nan
 
     def average_precision(self) -> float:
-        number, last = len(self.inside), self.runs[1]
-        hits = np.arange(1, number + 1) if self.ends is None else np.searchsorted(self.inside, last, side="right")
-        return float((hits / (last + 1)).sum()) / number if number else np.nan
+        number, (tied, runs) = len(self.inside), self.tied
+        hits, passed = np.arange(1, number + 1), self.inside + 1
+        passed[tied] = self.last[runs] + 1
+        hits[tied] = np.searchsorted(self.inside, passed[tied])
+        return float((hits / passed).sum()) / number if number else np.nan
 
     def share_of_first(self, k: int | None = None) -> float:
         k = len(self.inside) if k is None else k
         if not k:
             return np.nan
-        first, last = (int(place[0]) for place in self.run(np.array([k - 1])))
+        first, last = self.run(k - 1)
         found, upto = np.searchsorted(self.inside, [first, last + 1]).tolist()
         return float((found + (k - first) * ((upto - found) / (last + 1 - first))) / k)
 
@@ -105,10 +110,11 @@ def _places(maps: Tensor, masks: Tensor) -> list[Places]:
 
 def _places_of_row(values: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> Places:
     order, numbers = _ops.falling(values)
-    inside, ends = np.flatnonzero(mask.take(order)), np.flatnonzero(numbers[1:] != numbers[:-1])
-    if len(ends) == len(numbers) - 1:
-        return Places(inside, len(numbers), None)
-    return Places(inside, len(numbers), np.append(ends, len(numbers) - 1).astype(np.int32))
+    level = np.flatnonzero(numbers[1:] == numbers[:-1])  # with the next
+    breaks = np.flatnonzero(np.diff(level) > 1)
+    first = level[np.concatenate([[0], breaks + 1])] if len(level) else level
+    last = level[np.append(breaks, len(level) - 1)] + 1 if len(level) else level
+    return Places(np.flatnonzero(mask.take(order)), len(numbers), first, last)
 
 
 # in torch, on any device

@@ -19,24 +19,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from xaibench.errors import UsageError
 from xaibench.metrics import _ops
 from xaibench.metrics._boxes import IOBB, IOU, Boxes, FloatArray, Matches, boxes_above, component_boxes, matches
+from xaibench.metrics._noise import noise_of
 from xaibench.metrics._rows import each_row
 from xaibench.metrics.base import metric
 from xaibench.metrics.localization import THRESHOLDS
 
 LEVELS = (60, 180)
 """Grey levels of Wang et al. 2017."""
-
-NOISE_PIXELS = 2**21
-"""Thresholded pixels of noise that a chance level rests on, in 4 to 500 maps, each then mirrored both ways."""
 
 
 def _detect(maps: Tensor, levels: Sequence[int]) -> Boxes:
@@ -67,49 +66,18 @@ def _scores(score: Score, maps: Tensor, masks: Tensor, levels: Sequence[int]) ->
 def _chance(score: Score, masks: Tensor, levels: Sequence[int], *, largest: bool = False) -> Tensor:
     """Return (B, columns): the mean score of noise."""
     found = _ops.once(_noise_matches, masks, levels=tuple(levels), largest=largest)
-    some = found or [matches(_noise(*masks.shape[-2:], tuple(levels), largest), _NOWHERE, 1)]
+    some = found or [noise_of(*masks.shape[-2:], tuple(levels), largest).matches(_NOWHERE)]
     means = np.stack([score(one).mean(0) for one in some])[: len(found)]
     return _ops.nan_where(_ops.area(masks).isnan(), torch.from_numpy(means).to(masks.device))
 
 
+_NOWHERE = np.empty((0, 4), dtype=np.int32)
+
+
 def _noise_matches(masks: Tensor, levels: tuple[int, ...], largest: bool) -> list[Matches]:
     """Return how noise overlaps with each mask: all noise is compared with one mask at a time."""
-    noise = _noise(*masks.shape[-2:], levels, largest)
-    return each_row(lambda mask: matches(noise, component_boxes(mask[None]), noise.images), masks.cpu().numpy())
-
-
-_NOWHERE = component_boxes(np.zeros((1, 1, 1), dtype=bool))
-
-
-def noise_maps(height: int, width: int, levels: int) -> int:
-    """Return how many maps of noise, before they are mirrored, a chance level at that many grey levels rests on."""
-    return min(500, max(4, NOISE_PIXELS // (height * width * levels)))
-
-
-@lru_cache(maxsize=2)
-def _noise_boxes(height: int, width: int, levels: tuple[int, ...]) -> Boxes:
-    number = noise_maps(height, width, len(levels))
-    return _detect(torch.rand(number, height, width, generator=torch.Generator().manual_seed(0)), levels)
-
-
-@lru_cache(maxsize=16)
-def _noise(height: int, width: int, levels: tuple[int, ...], largest: bool) -> Boxes:
-    """Return the boxes, or those of the largest components only, of maps of uniform noise and their mirror images.
-
-    The smallest come first.
-    """
-    boxes = _noise_boxes(height, width, levels)
-    if largest:
-        boxes = boxes.select(boxes.largest)
-    top, left, bottom, right = boxes.corners.T
-    corners = [
-        np.stack([y[0], x[0], y[1], x[1]])
-        for y in ((top, bottom), (height - bottom, height - top))
-        for x in ((left, right), (width - right, width - left))
-    ]
-    image = [boxes.image + np.int32(copy * boxes.images) for copy in range(4)]
-    noise = Boxes(np.concatenate(corners, axis=1).T, np.concatenate(image), np.tile(boxes.pixels, 4), 4 * boxes.images)
-    return noise.select(np.argsort(noise.sizes, kind="stable"))
+    noise, regions = noise_of(*masks.shape[-2:], levels, largest), _ops.once(_regions, masks)
+    return [noise.matches(regions.only(image).corners) for image in range(regions.images)]
 
 
 def _check_thresholds(thresholds: Sequence[float]) -> FloatArray:
@@ -128,9 +96,12 @@ def _hits(found: Matches, *, kind: int, levels: Sequence[int], thresholds: Seque
 def _false_positives(found: Matches, *, kind: int, levels: Sequence[int], thresholds: Sequence[float]) -> FloatArray:
     """Return (B, T): how many boxes of the map, at all levels, overlap no more than T."""
     number = found.number.reshape(-1, len(levels)).sum(1)
-    passing = found.overlap[kind] > _check_thresholds(thresholds)[:, None]
-    maps = found.image // len(levels)
-    return np.stack([number - np.bincount(maps[row], minlength=len(number)) for row in passing], axis=1).astype(float)
+    limits, columns = _check_thresholds(thresholds), len(thresholds) + 1
+    passed = (found.overlap[kind] > limits[:, None]).sum(0, dtype=np.intp)  # the lowest of the thresholds
+    counts = np.bincount(found.image // len(levels) * columns + passed, minlength=len(number) * columns)
+    passing = counts.reshape(-1, columns)[:, :0:-1].cumsum(1)[:, ::-1]  # the lowest, the two lowest, ...
+    false: FloatArray = (number[:, None] - passing[:, limits.argsort().argsort()]).astype(np.float64)
+    return false
 
 
 T_IOU = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -298,14 +269,18 @@ def box_ious(maps: Tensor, masks: Tensor, levels: Sequence[int]) -> tuple[FloatA
     """
     known = _ops.once(_nothing_known, maps, masks)
     if lacking := [level for level in dict.fromkeys(levels) if level not in known]:
-        made = np.empty((2, len(maps), len(lacking)))
-        grey = _ops.grey(maps).cpu().numpy()
-        for row in range(len(maps)):
-            found = matches(boxes_above(grey[row : row + 1], lacking), _regions(masks[row : row + 1]), len(lacking))
-            made[:, row] = [score(found, columns=len(lacking))[0] for score in (_largest_iou, _best_iou)]
-        known.update({level: made[..., column] for column, level in enumerate(lacking)})
+        regions = _ops.once(_regions, masks)
+        of_one, grey = partial(_ious_of_one, levels=lacking), _ops.grey(maps).cpu().numpy()
+        steps = each_row(of_one, grey, [regions.only(image) for image in range(len(grey))])
+        made = np.array(steps).reshape(-1, 2, len(lacking))
+        known.update(zip(lacking, made.transpose(2, 1, 0), strict=True))
     largest, best = np.stack([known[level] for level in levels], axis=-1)
     return largest, best
+
+
+def _ious_of_one(grey: npt.NDArray[np.uint8], regions: Boxes, levels: Sequence[int]) -> list[FloatArray]:
+    found = matches(boxes_above(grey[None], levels), regions, len(levels))
+    return [score(found, columns=len(levels))[0] for score in (_largest_iou, _best_iou)]
 
 
 def _nothing_known(maps: Tensor, masks: Tensor) -> dict[int, FloatArray]:

@@ -120,15 +120,13 @@ def energy(maps: Tensor, masks: Tensor) -> Tensor:
 def _iou_chance(masks: Tensor, *, fill_holes: bool = True) -> Tensor:
     """Return (B,): the mean IoU of maps of uniform noise, simulated once for each frame with a fixed seed.
 
-    On `noise_maps` maps, compared with the mask and its mirror images. Without filling about a / (1 + a) for a mask of
+    On `noise_maps` maps and their mirror images. Without filling about a / (1 + a) for a mask of
     area a, as Otsu halves the noise; filling closes all background that does not reach the border (a density of 1/2
     is below the percolation threshold 0.593), so that noise covers nearly everything, and the IoU is about a.
     """
     segments, covered = _noise_segments(*masks.shape[-2:], fill_holes)
-    inside = [masks.flip(dims).flatten(1).float().cpu() @ segments.T for dims in ((), (-1,), (-2,), (-2, -1))]
-    number = _ops.number(masks).double().cpu()[:, None]
-    means = [(part.double() / (number + covered - part)).mean(-1) for part in inside]  # whole numbers, exact in float32
-    level: Tensor = torch.stack(means).mean(0).to(masks.device)
+    inside = (masks.flatten(1).float().cpu() @ segments.T).double()  # whole numbers, exact in float32
+    level: Tensor = (inside / (_ops.number(masks).double().cpu()[:, None] + covered - inside)).mean(-1).to(masks.device)
     return _ops.nan_where(~masks.any(-1).any(-1), level)
 
 
@@ -137,13 +135,14 @@ def noise_maps(height: int, width: int) -> int:
     return min(500, max(16, 2**21 // (height * width)))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)
 def _noise_segments(height: int, width: int, fill_holes: bool) -> tuple[Tensor, Tensor]:
-    """Return segmentations of noise, (M, H * W) float32, 0 or 1, and how many pixels each has, (M,) float64."""
+    """Return segmentations of noise and their mirror images, (4 M, H * W) float32, and their pixels, (4 M,) float64."""
     generator = torch.Generator().manual_seed(0)
     maps = torch.rand(noise_maps(height, width), height, width, generator=generator)
     segments = _ops.otsu_segmentation(maps, holes=fill_holes)
-    return segments.flatten(1).float(), _ops.number(segments).double()
+    mirrored = torch.cat([segments.flip(dims) for dims in ((), (-1,), (-2,), (-2, -1))])
+    return mirrored.flatten(1).float(), _ops.number(mirrored).double()
 
 
 @metric(

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from xaibench.errors import UsageError
 from xaibench.metrics import _ops
-from xaibench.metrics._boxes import FloatArray, component_boxes, matches
+from xaibench.metrics._boxes import FloatArray
+from xaibench.metrics._noise import noise_of
 from xaibench.metrics.base import Pool, metric
-from xaibench.metrics.boxes import _best_iou, _largest_iou, _levels, _noise, box_ious
+from xaibench.metrics.boxes import _best_iou, _largest_iou, _levels, _regions, box_ious
 
 CANDIDATES = tuple(round(0.01 * step, 2) for step in range(100))
 """0, 0.01, ..., 0.99: shares of the map's range, as in wsolevaluation."""
@@ -39,12 +40,22 @@ def _histograms(maps: Tensor, masks: Tensor) -> Tensor:
 
 
 def _counted(maps: Tensor, masks: Tensor) -> Tensor:
-    counts = [torch.zeros(0, 2, GREY, dtype=torch.float64, device=maps.device)]
-    for levels, inside in _ops.chunks(_ops.grey(maps), masks):
-        slots = torch.arange(len(levels), device=maps.device)[:, None, None] * 2 + inside
+    if maps.device.type == "cpu":
+        rows = zip(_ops.grey(maps).flatten(1).numpy(), _ops.places(masks), strict=True)
+        counts = np.array([np.bincount(row.take(at), minlength=GREY) for row, at in rows], dtype=np.float64)
+        inside = torch.from_numpy(counts.reshape(-1, GREY))
+        return torch.stack([_ops.grey_histograms(maps) - inside, inside], dim=1)
+    if maps.device.type == "cpu":
+        rows = zip(_ops.grey(maps).flatten(1).numpy(), _ops.places(masks), strict=True)
+        counts = np.array([np.bincount(row.take(at), minlength=GREY) for row, at in rows], dtype=np.float64)
+        inside = torch.from_numpy(counts.reshape(-1, GREY))
+        return torch.stack([_ops.grey_histograms(maps) - inside, inside], dim=1)
+    pieces = [torch.zeros(0, 2, GREY, dtype=torch.float64, device=maps.device)]
+    for levels, within in _ops.chunks(_ops.grey(maps), masks):
+        slots = torch.arange(len(levels), device=maps.device)[:, None, None] * 2 + within
         flat = (slots * GREY + levels).flatten()
-        counts.append(torch.bincount(flat, minlength=2 * GREY * len(levels)).reshape(-1, 2, GREY).double())
-    return torch.cat(counts)
+        pieces.append(torch.bincount(flat, minlength=2 * GREY * len(levels)).reshape(-1, 2, GREY).double())
+    return torch.cat(pieces)
 
 
 def _ious(maps: Tensor, masks: Tensor, thresholds: Sequence[float]) -> Tensor:
@@ -155,17 +166,11 @@ def _accuracy_chance(which: int, masks: Tensor, thresholds: Sequence[float], del
 
     Of noise's very many boxes only those are compared that are large enough, and small enough, to reach the least.
     """
-    noise, least = _noise(*masks.shape[-2:], tuple(_levels(thresholds)), which == 0), min(_check_deltas(deltas))
-    score, found = (_largest_iou, _best_iou)[which], []
-    for mask in masks.cpu().numpy():
-        regions = component_boxes(mask[None])
-        some = noise
-        if which and len(regions.sizes):
-            ends = regions.sizes.min() * least * (1 - 1e-9), regions.sizes.max() / least * (1 + 1e-9)
-            first, last = np.searchsorted(noise.sizes, ends)
-            some = noise.select(np.arange(first, last))
-        ious = score(matches(some, regions, noise.images), columns=len(thresholds))
-        found.append(_reached(ious, deltas).mean(0))
+    noise = noise_of(*masks.shape[-2:], tuple(_levels(thresholds)), which == 0)
+    score, regions, found = (_largest_iou, _best_iou)[which], _ops.once(_regions, masks), []
+    for image in range(regions.images):
+        matched = noise.matches(regions.only(image).corners, min(_check_deltas(deltas)))
+        found.append(_reached(score(matched, columns=len(thresholds)), deltas).mean(0))
     means = torch.from_numpy(np.array(found).reshape(-1, len(thresholds) * len(deltas)))
     return _ops.nan_where(_ops.area(masks).isnan(), means.to(masks.device))
 

@@ -229,8 +229,13 @@ def _intervals(
     bounds: tuple[float, float],
 ) -> Intervals:
     """Return the intervals of K numbers and of their mean from draws (R, K), and (C, K) without each patient."""
+    ends: list[Array | None] = [None] * len(value)
+    if left is None and len(draws):  # columns at once, where all draws are defined: in half the time
+        whole = np.flatnonzero(np.isfinite(draws).all(0))
+        for k, pair in zip(whole, np.quantile(draws[:, whole], _tails(confidence), axis=0).T, strict=True):
+            ends[k] = pair
     limits = [
-        _column(value[k], draws[:, k], None if left is None else left[:, k], patients[k], confidence, bounds)
+        _column(value[k], draws[:, k], None if left is None else left[:, k], patients[k], confidence, bounds, ends[k])
         for k in range(len(value))
     ]
     used = np.isfinite(value)
@@ -249,17 +254,31 @@ def _intervals(
     return Intervals(tuple(limits), macro)
 
 
+def _tails(confidence: float) -> Array:
+    return np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+
+
 def _column(
-    value: float, draws: Array, left: Array | None, patients: int, confidence: float, bounds: tuple[float, float]
+    value: float,
+    draws: Array,
+    left: Array | None,
+    patients: int,
+    confidence: float,
+    bounds: tuple[float, float],
+    ends: Array | None = None,
 ) -> Interval:
-    """Return the interval of one number from its bootstrap draws (R,) and jackknife values (C,)."""
+    """Return the interval of one number from its bootstrap draws (R,) and jackknife values (C,).
+
+    Args:
+        ends: the percentiles of the draws, if known.
+    """
     defined = draws[np.isfinite(draws)]
     undefined, width = len(draws) - len(defined), bounds[1] - bounds[0]
     if patients < 2 or len(defined) == 0 or not math.isfinite(value):
         return Interval(*bounds, "bounds", undefined, len(draws))
-    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    tails = _tails(confidence)
     corrected = None if left is None else _bca_tails(value, defined, left[np.isfinite(left)], tails)
-    low, high = np.quantile(defined, tails if corrected is None else corrected)
+    low, high = np.quantile(defined, tails if corrected is None else corrected) if ends is None else ends
     if high - low > FLAT * (width if math.isfinite(width) else max(1.0, abs(value))):
         return Interval(float(low), float(high), "percentile" if corrected is None else "bca", undefined, len(draws))
     replacement = interval_without_spread(value, patients, confidence=confidence, bounds=bounds)
