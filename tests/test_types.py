@@ -104,6 +104,20 @@ def test_mask_in_any_frame_stays_inside_and_full(height: int, width: int, other:
     assert found.all()
 
 
+def test_class_maps_are_those_of_the_targets_of_rows_chosen_twice_too() -> None:
+    maps = torch.arange(24.0).view(3, 4, 1, 2)
+    images = torch.zeros(3, 3, 1, 2)
+    prediction = Prediction(("a", "b", "c"), images, torch.zeros(3, 4), images, {"cwm": maps})
+    assert torch.equal(prediction.class_maps("cwm", torch.tensor([3, 0, 1])), maps[[0, 1, 2], [3, 0, 1]])
+    chosen, targets = prediction.select([2, 0, 2]), torch.tensor([1, 2, 3])
+    assert torch.equal(chosen.class_maps("cwm", targets), maps[[2, 0, 2], [1, 2, 3]])
+    assert torch.equal(chosen.select([1]).class_maps("cwm", torch.tensor([2])), maps[[0], [2]])
+    assert list(chosen.maps) == ["cwm"]
+    assert "ccm" not in chosen.maps
+    chosen.maps["cwm"].zero_()  # a copy
+    assert torch.equal(chosen.maps["cwm"], maps[[2, 0, 2]])
+
+
 def test_prediction_selects_rows_in_order_and_twice() -> None:
     rows = torch.arange(3.0)
     prediction = Prediction(

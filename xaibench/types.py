@@ -6,7 +6,7 @@ spans [0, 1), its centre is 0.5, and the right edge of the image is ``frame.widt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -159,12 +159,45 @@ class Prediction:
         return len(self.ids)
 
     def select(self, rows: Sequence[int]) -> Prediction:
-        """Return the prediction of the given images, in that order; an image may come twice (for two targets)."""
+        """Return the prediction of the given images, in that order; an image may come twice (for two targets).
+
+        The maps are copied when they are asked for, as they are the largest part: see `class_maps`.
+        """
         index = list(rows)
         return Prediction(
             tuple(self.ids[row] for row in index),
             self.images[index],
             self.logits[index],
             self.features[index],
-            {name: maps[index] for name, maps in self.maps.items()},
+            _OfRows(self.maps, index),
         )
+
+    def class_maps(self, name: str, targets: Tensor) -> Tensor:
+        """Return the map of one class of each image, (B, H, W), of the maps of that name; the others are not copied.
+
+        Args:
+            targets: (B,) int64, the classes.
+        """
+        if isinstance(self.maps, _OfRows):
+            return self.maps.of_classes(name, targets)
+        maps = self.maps[name]
+        return maps[list(range(len(maps))), targets]
+
+
+class _OfRows(Mapping[str, "Tensor"]):
+    """The maps (B, K, H, W) of some of the images, in place of copies that nobody may ask for."""
+
+    def __init__(self, maps: Mapping[str, Tensor], rows: Sequence[int]) -> None:
+        self._maps, self._rows = maps, rows
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._maps[name][self._rows]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._maps)
+
+    def __len__(self) -> int:
+        return len(self._maps)
+
+    def of_classes(self, name: str, targets: Tensor) -> Tensor:
+        return self._maps[name][self._rows, targets]

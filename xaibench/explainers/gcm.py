@@ -5,7 +5,6 @@ The maps come out of the forward pass that made the score, so they cost nothing 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from xaibench.classifiers.base import Classifier
@@ -34,16 +33,12 @@ class OwnMap(Explainer):
                 f"{self.map_name!r}: use gradcam, or the classifier {self.maker}"
             )
 
-    def own_maps(self, prediction: Prediction) -> Tensor:
+    def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
         if self.map_name not in prediction.maps:
             raise NotApplicableError(
                 f"the prediction has no {self.map_name!r} map: use gradcam, or the classifier {self.maker}"
             )
-        return prediction.maps[self.map_name].detach()
-
-    def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
-        maps = self.own_maps(prediction)
-        return maps[torch.arange(len(maps), device=maps.device), targets].float()
+        return prediction.class_maps(self.map_name, targets).detach().float()
 
 
 class CWM(OwnMap):
@@ -73,6 +68,5 @@ class CCMContrast(OwnMap):
     map_name = "ccm"
 
     def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
-        maps = self.own_maps(prediction)
-        own = super().explain(classifier, prediction, targets)
+        own, maps = super().explain(classifier, prediction, targets), prediction.maps[self.map_name].detach()
         return own - (maps.sum(dim=1) - own) / (maps.shape[1] - 1)
