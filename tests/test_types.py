@@ -113,6 +113,7 @@ def test_class_maps_are_those_of_the_targets_of_rows_chosen_twice_too() -> None:
     assert torch.equal(chosen.class_maps("cwm", targets), maps[[2, 0, 2], [1, 2, 3]])
     assert torch.equal(chosen.select([1]).class_maps("cwm", torch.tensor([2])), maps[[0], [2]])
     assert list(chosen.maps) == ["cwm"]
+    assert "cwm" in chosen.maps
     assert "ccm" not in chosen.maps
     chosen.maps["cwm"].zero_()  # a copy
     assert torch.equal(chosen.maps["cwm"], maps[[2, 0, 2]])

@@ -193,6 +193,9 @@ class _OfRows(Mapping[str, "Tensor"]):
     def __getitem__(self, name: str) -> Tensor:
         return self._maps[name][self._rows]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._maps  # `Mapping` would make the copy
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._maps)
 

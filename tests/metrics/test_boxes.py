@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from random import Random
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 from torch import Tensor
 
-from xaibench.metrics import Metric, _boxes, _components, _ops
+from xaibench.metrics import Metric, _boxes, _components, _noise, _ops
 from xaibench.metrics._boxes import boxes_above, component_boxes, matches
 from xaibench.metrics._components import components_above
 from xaibench.metrics.boxes import (
@@ -230,6 +231,33 @@ def test_boxes_above_levels_are_those_of_the_binary_images(grey: np.ndarray, lev
     found = boxes_above(grey, levels)
     assert listed(found) == listed(component_boxes(segments))
     assert found.images == len(grey) * len(levels)
+
+
+@given(
+    arrays(np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))),
+    st.lists(st.integers(0, 254), min_size=1, max_size=12, unique=True),
+    st.randoms(use_true_random=False),
+)
+def test_boxes_at_some_of_the_levels_are_those_above_them(grey: np.ndarray, levels: list[int], random: Random) -> None:
+    places = random.sample(range(len(levels)), random.randint(1, len(levels)))
+    found = boxes_above(grey, levels).at(places, len(levels))
+    expected = boxes_above(grey, [levels[place] for place in places])
+    assert listed(found) == listed(expected)
+    assert found.images == expected.images
+
+
+@pytest.mark.parametrize("few", [tuple(range(0, 240, 30)), tuple(range(0, 120, 30)) * 2], ids=["apart", "twice"])
+def test_noise_is_the_same_whether_or_not_more_levels_were_asked_before(few: tuple[int, ...]) -> None:
+    many = tuple(range(0, 250, 10))
+    assert _noise.noise_maps(300, 300, len(few)) == _noise.noise_maps(300, 300, len(many))
+    found = []
+    for before in ((), (many,)):
+        _noise._detected_before.cache_clear()
+        _noise.noise_of.cache_clear()
+        for levels in before:
+            _noise.noise_of(300, 300, levels, False)
+        found.append(listed(_noise.noise_of(300, 300, few, False).boxes))
+    assert found[0] == found[1]
 
 
 def test_metrics_that_share_their_steps_score_the_same() -> None:

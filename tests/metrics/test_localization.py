@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from xaibench.metrics import Metric, _ops
+from xaibench.metrics._dilate import dilate
 from xaibench.metrics.localization import (
     energy,
     hit_rate,
@@ -87,12 +88,15 @@ def test_dilation_equals_the_definition() -> None:
     masks = torch.rand(8, 21, 17, generator=generator) < 0.01
     masks[0] = False
     masks[1, 0, 0] = masks[1, -1, -1] = True
+    masks[2:5] = False
+    masks[2, 3:9, 4:6] = masks[3, 18:, :3] = masks[4, 5:8, 5:9] = True  # rectangles
+    masks[4, 7, 8] = False  # but for a pixel
     rows, columns = torch.meshgrid(torch.arange(21), torch.arange(17), indexing="ij")
     for radius in (0.5, 1.0, 2.0, 2.3, 5.0, 40.0):
         expected = masks.clone()
         for image, row, column in masks.nonzero().tolist():
             expected[image] |= (rows - row) ** 2 + (columns - column) ** 2 < radius**2
-        assert torch.equal(_ops.dilate(masks, radius), expected)
+        assert torch.equal(dilate(masks, radius), expected)
 
 
 def test_energy_ignores_negative_values() -> None:

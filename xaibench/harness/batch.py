@@ -21,7 +21,7 @@ from xaibench.errors import NotApplicableError
 from xaibench.explainers.base import Explainer
 from xaibench.harness.forward import Forward, Precision
 from xaibench.harness.kept import Kept, Pairs, masks_hash
-from xaibench.harness.records import MapMetric, Offer, Part, Picture, Plain, side_by_side
+from xaibench.harness.records import MapMetric, Offer, Part, Picture, Plain, most_columns_first, side_by_side
 from xaibench.harness.scoring import ExplainerFailedError, Maps, Scores
 from xaibench.metrics._ops import sharing
 from xaibench.types import Batch, BoolArray, Frame, Prediction, Region
@@ -260,8 +260,9 @@ class BatchWork:
             return np.empty((0, len(self.work.columns)))
         found = self.at.scores(None, self.pairs, self.where) if self.at else None
         known = dict(found.arrays) if found else {}
-        blocks, new = [], False
-        for metric in self.work.metrics:
+        blocks, new = dict[int, npt.NDArray[np.float64]](), False
+        for place in most_columns_first(self.work.metrics):
+            metric = self.work.metrics[place]
             key = self.at.metric_key(metric.metric.name) if self.at else None
             if key is None or (block := known.get(key)) is None:
                 try:
@@ -270,10 +271,10 @@ class BatchWork:
                     block, key = metric.undefined(len(self.pairs)), None
                 if key is not None:
                     known[key], new = block, True
-            blocks.append(block)
+            blocks[place] = block
         if self.at and new:
             self.at.keep_scores(None, self.pairs, self.where, known, {})
-        return side_by_side(blocks, len(self.pairs))
+        return side_by_side([blocks[place] for place in sorted(blocks)], len(self.pairs))
 
     # one explainer
 

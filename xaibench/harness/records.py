@@ -230,6 +230,11 @@ def join(parts: Sequence[Part], metrics: Sequence[MapMetric], names: Sequence[st
     return records
 
 
+def most_columns_first(metrics: Sequence[MapMetric]) -> list[int]:
+    """Return the order in which to score: what many thresholds were scored with serves metrics of fewer."""
+    return sorted(range(len(metrics)), key=lambda place: -len(metrics[place].names()))
+
+
 def side_by_side(blocks: Sequence[npt.NDArray[np.float64]], rows: int) -> npt.NDArray[np.float64]:
     """Join the columns (rows, c) of all metrics."""
     return np.concatenate([np.empty((rows, 0)), *blocks], axis=1)

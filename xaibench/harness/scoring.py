@@ -17,7 +17,7 @@ from xaibench.classifiers.state import State
 from xaibench.errors import NotApplicableError
 from xaibench.explainers.base import Explainer, upsample
 from xaibench.harness.kept import Pairs
-from xaibench.harness.records import MapMetric, Part, side_by_side
+from xaibench.harness.records import MapMetric, Part, most_columns_first, side_by_side
 from xaibench.metrics._ops import ends, forget
 from xaibench.metrics.explained import Explained
 from xaibench.registry import one_line
@@ -125,8 +125,7 @@ class Scores:
         """
         metrics, blocks = self._batch.work.metrics, {}
         try:
-            # The most columns first: what they were made of serves metrics of fewer thresholds.
-            for place in sorted(range(len(metrics)), key=lambda place: -len(metrics[place].names())):
+            for place in most_columns_first(metrics):
                 blocks[place] = self._metric(metrics[place], part)
         finally:
             if "_scored" in self.__dict__:

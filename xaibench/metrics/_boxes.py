@@ -65,6 +65,15 @@ class Boxes:
         own = self.image == image
         return Boxes(self.corners[own], self.image[own] - np.int32(image), self.pixels[own], 1)
 
+    def at(self, places: Sequence[int], levels: int) -> Boxes:
+        """Return the boxes at some of the levels, by their places, each once, of images that stand for as many each."""
+        among = np.full(levels, -1, dtype=np.int32)
+        among[places] = np.arange(len(places))
+        place = among[self.image % levels]
+        chosen = self.select(place >= 0)
+        image = chosen.image // np.int32(levels) * np.int32(len(places)) + place[place >= 0]
+        return Boxes(chosen.corners, image, chosen.pixels, self.images // levels * len(places))
+
     def select(self, chosen: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> Boxes:
         """Return some of the boxes, of as many images."""
         corners = np.asfortranarray(self.corners[chosen])

@@ -47,6 +47,10 @@ def components_above(image: npt.NDArray[np.uint8], levels: Sequence[int]) -> Int
 
 def _of_distinct(image: npt.NDArray[np.uint8], levels: npt.NDArray[np.intp], changes: npt.NDArray[Any]) -> IntArray:
     windows, few = _windows(image, levels), changes <= _SMOOTH * len(image)
+    if len(levels) == 1:
+        top, left, bottom, right = windows[0].tolist()
+        if top < bottom and image[top:bottom, left:right].min() > levels[0]:  # a rectangle, as most regions are
+            return np.array([[0, top, left, bottom, right, (bottom - top) * (right - left)]], dtype=np.int32)
     found = [_by_outlines(image, levels, windows, places) for places in _shares(windows, np.flatnonzero(few))]
     for place in np.flatnonzero(~few).tolist():
         top, left, bottom, right = windows[place].tolist()
@@ -77,8 +81,9 @@ def _histogram(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def _changes(segment: npt.NDArray[np.bool_]) -> int:
-    """Return how many pairs of neighbours in a row are parted."""
-    return int(np.count_nonzero(segment[:, 1:] != segment[:, :-1]))
+    """Return about how many pairs of neighbours in a row are parted: ends of rows are taken to be neighbours too."""
+    pixels = segment.ravel()
+    return int(np.count_nonzero(pixels[1:] != pixels[:-1]))
 
 
 def _changes_above(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -91,9 +96,13 @@ def _changes_above(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 def _shares(windows: npt.NDArray[np.intp], places: npt.NDArray[np.intp]) -> list[npt.NDArray[np.intp]]:
     """Divide windows into such as are looked at together."""
+    if not len(places):
+        return []
     height, width = windows[places, 2] - windows[places, 0] + 1, windows[places, 3] - windows[places, 1]
-    share = (height * max(1, width.max(initial=0))).cumsum() // _STACKED
-    return np.split(places, np.flatnonzero(np.diff(share)) + 1) if len(places) else []
+    pixels = (height * max(1, width.max())).cumsum()
+    if pixels[-1] <= _STACKED:
+        return [places]
+    return np.split(places, np.flatnonzero(np.diff(pixels // _STACKED)) + 1)
 
 
 def _by_outlines(

@@ -19,7 +19,6 @@ from scipy import ndimage
 from torch import Tensor
 
 from xaibench.errors import UsageError
-from xaibench.metrics._rows import each_row
 
 TIE = 1e-6
 """Share of a map's range within which two values count as equal maxima: some ten roundings of float32."""
@@ -174,28 +173,6 @@ def chunks(*tensors: Tensor, pixels: int = CHUNK_PIXELS) -> Iterator[tuple[Tenso
 def by_chunks(step: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """Return ``step(*tensors)``, computed for a few images at a time: quicker while a step's copies fit the cache."""
     return torch.cat([step(*piece) for piece in chunks(*tensors, pixels=CACHE_PIXELS)])
-
-
-def dilate(masks: Tensor, radius: float) -> Tensor:
-    """Return the pixels whose centre lies less than `radius` (pixels, Euclidean) from the centre of one in the mask.
-
-    The mask itself always belongs. The distance transform runs on the CPU, over the mask's bounding box and a margin.
-    """
-    grown = masks.cpu().numpy().copy()
-    margin = math.ceil(radius)
-
-    def grow(mask: npt.NDArray[np.bool_]) -> None:
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        if not len(rows):
-            return
-        window = mask[
-            max(0, rows[0] - margin) : rows[-1] + margin + 1, max(0, columns[0] - margin) : columns[-1] + margin + 1
-        ]
-        window |= ndimage.distance_transform_edt(~window) < radius
-
-    if margin > 0:
-        each_row(grow, grown)
-    return torch.from_numpy(grown).to(masks.device)
 
 
 def visible_share(maps: Tensor, masks: Tensor | None, thresholds: Sequence[float]) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from xaibench.errors import UsageError
 from xaibench.metrics import _ops
+from xaibench.metrics._dilate import dilate
 from xaibench.metrics.base import metric
 
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
@@ -61,7 +62,7 @@ def _radius(width: int, tolerance: float, reference_size: float) -> float:
 
 def _pointing_chance(masks: Tensor, *, tolerance: float = 15.0, reference_size: float = 224) -> Tensor:
     """Return (B,): the area of the mask dilated by the tolerance, as a share of the image."""
-    return _ops.area(_ops.once(_ops.dilate, masks, radius=_radius(masks.shape[-1], tolerance, reference_size)))
+    return _ops.area(_ops.once(dilate, masks, radius=_radius(masks.shape[-1], tolerance, reference_size)))
 
 
 @metric(
@@ -88,7 +89,7 @@ def pointing_game(maps: Tensor, masks: Tensor, *, tolerance: float = 15.0, refer
     [0.0, 0.0, 1.0]
     """
     _ops.check_maps(maps, masks)
-    near = _ops.once(_ops.dilate, masks, radius=_radius(maps.shape[-1], tolerance, reference_size))
+    near = _ops.once(dilate, masks, radius=_radius(maps.shape[-1], tolerance, reference_size))
     maxima = _ops.maxima(maps)
     return _ops.nan_where(_ops.undefined(maps, masks), _ops.share(near, maxima))
 
@@ -113,7 +114,7 @@ def energy(maps: Tensor, masks: Tensor) -> Tensor:
     [0.75]
     """
     _ops.check_maps(maps, masks)
-    inside, whole = _ops.positive_sums(maps, masks)
+    inside, whole = _ops.once(_ops.positive_sums, maps, masks)
     return _ops.nan_where(_ops.undefined(maps, masks), inside / whole)  # 0/0 without a positive value
 
 
