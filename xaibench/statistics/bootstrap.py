@@ -141,8 +141,8 @@ class Resampling:
         """
         by_patient = _by_patient(values, self.index, self.n_clusters)
         step = max(1, CHUNK_WEIGHTS // self.n_clusters)
-        parts = [self.counts[:, k : k + step].astype(np.float64).T for k in range(0, self.resamples, step)]
-        return np.concatenate([weights @ by_patient for weights in parts])
+        starts = range(0, self.resamples, step)
+        return np.concatenate([self.counts[:, k : k + step].astype(np.float64).T @ by_patient for k in starts])
 
     def sums_without_one(self, values: Array) -> Array:
         """Return (C, K): the sums of `values` (N, K) that leave out one patient each, in the order of the names."""
@@ -351,7 +351,9 @@ def mean_intervals_of(
     there = np.isfinite(whole)
     kinds, kind = np.unique(there, axis=1, return_inverse=True)  # which images have a score: the same for most columns
     kind = kind.reshape(-1)  # numpy 2.0.0 keeps the axis
-    both = np.concatenate([np.where(there, whole, 0.0), kinds], axis=1)
+    whole[~there] = 0.0
+    both = np.concatenate([whole, kinds], axis=1)
+    del whole, there  # for large N memory counts
     patients = np.array([resampling.patients(rows) for rows in kinds.T], dtype=np.int64)[kind]
 
     def means(sums: Array) -> Array:
