@@ -108,7 +108,7 @@ class Resampling:
     """How often each of N images is drawn in each of R resamples of the patients. A function of (patients, R, seed).
 
     The draw runs over the sorted patient names, so a patient is drawn as often whatever the order of the rows, and two
-    scores of the same images are resampled alike. Memory: 2 bytes for each patient and resample.
+    scores of the same images are resampled alike. Memory: a byte for each patient and resample.
 
     Args:
         clusters: N patient names.
@@ -123,10 +123,11 @@ class Resampling:
         self.n_clusters = len(names)
         self.resamples = resamples
         rng = np.random.default_rng(seed)
-        self.counts = np.empty((len(names), resamples), dtype=np.uint16)  # by patient, so that rows copy fast
+        # By patient, so that rows copy fast. One in 256 patients or more is never drawn that often in practice.
+        self.counts = np.empty((len(names), resamples), dtype=np.uint8)
         for column in range(resamples):
             drawn = rng.integers(len(names), size=len(names))
-            self.counts[:, column] = np.minimum(np.bincount(drawn, minlength=len(names)), np.iinfo(np.uint16).max)
+            self.counts[:, column] = np.minimum(np.bincount(drawn, minlength=len(names)), np.iinfo(np.uint8).max)
 
     def chunks(self) -> Iterator[Array]:
         """Yield weights (r, N) float64 in order, about `CHUNK_WEIGHTS` at a time; a transposed view of (N, r)."""
@@ -168,7 +169,7 @@ def _by_patient(values: Array, index: npt.NDArray[np.intp], patients: int) -> Ar
     return sums
 
 
-def bootstrap_weights(clusters: Sequence[str], resamples: int = 2000, seed: int = 0) -> npt.NDArray[np.uint16]:
+def bootstrap_weights(clusters: Sequence[str], resamples: int = 2000, seed: int = 0) -> npt.NDArray[np.uint8]:
     """Return (R, N) multiplicities: how often each image is drawn when patients are drawn with replacement.
 
     As many patients as there are; all images of one patient share its count. For large N take `Resampling.chunks`.
