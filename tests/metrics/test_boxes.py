@@ -199,7 +199,7 @@ def by_scipy(image: np.ndarray, levels: list[int]) -> list[list[int]]:
 
 @given(
     arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 4)),
-    st.lists(st.integers(0, 4), min_size=1, max_size=6),
+    st.lists(st.integers(0, 4), min_size=1, max_size=12),
 )
 def test_components_by_their_outlines_are_those_by_their_pixels(image: np.ndarray, levels: list[int]) -> None:
     assert by_outlines(image, levels) == by_scipy(image, levels)
@@ -224,7 +224,7 @@ def test_components_of_larger_images_by_their_outlines(sigma: float, monkeypatch
 
 @given(
     arrays(np.uint8, st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9))),
-    st.lists(st.integers(0, 254), min_size=1, max_size=6),
+    st.lists(st.integers(0, 254), min_size=1, max_size=12),
 )
 def test_boxes_above_levels_are_those_of_the_binary_images(grey: np.ndarray, levels: list[int]) -> None:
     segments = np.stack([image > level for image in grey for level in levels])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from typing import Literal
 
 import numpy as np
@@ -288,3 +289,16 @@ def test_many_means_at_once_are_those_of_the_weights(method: Literal["percentile
         for one, other in pairs:  # sums in another order: to rounding
             assert (one.low, one.high) == pytest.approx((other.low, other.high), rel=1e-9, abs=1e-12)
             assert (one.method, one.undefined, one.resamples) == (other.method, other.undefined, other.resamples)
+
+
+def test_sums_hold_the_weights_of_a_few_resamples_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK_WEIGHTS", 2**15)
+    drawn = Resampling([f"p{number}" for number in range(2000)], resamples=1000, seed=0)  # 16 MB in float64
+    tracemalloc.start()
+    try:
+        sums = drawn.sums(np.ones((2000, 1)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (sums == 2000).all()  # as many patients as there are
+    assert peak < 2**21

@@ -35,11 +35,6 @@ class Noise:
     height: int
     width: int
 
-    @property
-    def images(self) -> int:
-        """Binary images that `matches` tells of: maps, four times mirrored, by levels."""
-        return _MIRRORED * self.boxes.images
-
     def matches(self, regions: IntArray, least: float = 0.0) -> Matches:
         """Return how the boxes and their mirror images overlap with one image's regions (R, 4).
 
