@@ -45,11 +45,6 @@ def _counted(maps: Tensor, masks: Tensor) -> Tensor:
         counts = np.array([np.bincount(row.take(at), minlength=GREY) for row, at in rows], dtype=np.float64)
         inside = torch.from_numpy(counts.reshape(-1, GREY))
         return torch.stack([_ops.grey_histograms(maps) - inside, inside], dim=1)
-    if maps.device.type == "cpu":
-        rows = zip(_ops.grey(maps).flatten(1).numpy(), _ops.places(masks), strict=True)
-        counts = np.array([np.bincount(row.take(at), minlength=GREY) for row, at in rows], dtype=np.float64)
-        inside = torch.from_numpy(counts.reshape(-1, GREY))
-        return torch.stack([_ops.grey_histograms(maps) - inside, inside], dim=1)
     pieces = [torch.zeros(0, 2, GREY, dtype=torch.float64, device=maps.device)]
     for levels, within in _ops.chunks(_ops.grey(maps), masks):
         slots = torch.arange(len(levels), device=maps.device)[:, None, None] * 2 + within
