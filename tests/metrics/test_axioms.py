@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tests.explainers.small import CLASSES, Linear, Small, predict
 from tests.metrics.asked import Brightness, Fixed, explained_by
+from tests.metrics.references.again import Given
 from xaibench.classifiers.base import Classifier
 from xaibench.classifiers.gcm import GCM
 from xaibench.errors import UsageError
@@ -24,7 +25,6 @@ from xaibench.explainers.gradient import GradientShap, InputXGradient, Integrate
 from xaibench.metrics import axioms
 from xaibench.metrics.axioms import Shifted, cells, completeness, input_invariance, non_sensitivity
 from xaibench.metrics.explained import Explained
-from xaibench.types import Prediction
 
 TARGETS = torch.tensor([0, 1, 2])
 
@@ -208,14 +208,6 @@ class Dead(Classifier):
 
     def head(self, features: Tensor, images: Tensor) -> Tensor:
         return torch.einsum("khw,bhw->bk", self.weight, features[:, 0])
-
-
-class Given(Explainer):
-    def __init__(self, maps: Tensor) -> None:
-        self.maps = maps
-
-    def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
-        return self.maps
 
 
 def test_non_sensitivity_worked_by_hand_and_as_in_quantus() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.metrics.references import phantom_cases
+from tests.metrics.references.base import Cases, draw
+from tests.metrics.references.maps import drawn_maps
 from xaibench import registry
 from xaibench.metrics import Metric
 
@@ -35,12 +36,17 @@ def value(metric: Metric, maps: torch.Tensor, masks: torch.Tensor) -> torch.Tens
     return torch.from_numpy(scores.max(-1).mean(-1))
 
 
+@pytest.fixture(scope="module")
+def drawn() -> Cases:
+    return drawn_maps(draw("phantom", images=IMAGES))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", LOCALIZATION, ids=lambda metric: metric.name)
-def test_mask_above_explainers_above_noise(metric: Metric) -> None:
+def test_mask_above_explainers_above_noise(metric: Metric, drawn: Cases) -> None:
     noise = torch.rand(IMAGES, 128, 128, generator=torch.Generator().manual_seed(0))
     sign = 1 if metric.direction == "higher" else -1
-    for maps, masks in phantom_cases(IMAGES).values():
+    for maps, masks in drawn.values():
         best, explainer, worst = (sign * value(metric, m, masks) for m in (masks.double(), maps, noise.double()))
         assert (best >= explainer).all()
         if metric.name not in NOISE_DOES_AS_WELL:

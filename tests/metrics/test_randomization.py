@@ -24,7 +24,7 @@ from xaibench.explainers.baselines import Random
 from xaibench.explainers.cam import GradCAM
 from xaibench.explainers.gcm import CWM
 from xaibench.explainers.gradient import InputXGradient, Saliency
-from xaibench.metrics import _randomized, _rerun, randomization
+from xaibench.metrics import _randomized, randomization
 from xaibench.metrics._randomized import layers, randomized
 from xaibench.metrics._similarity import similarity, spearman
 from xaibench.metrics.explained import Explained
@@ -243,73 +243,11 @@ def test_similarity_agrees_with_the_libraries(explained: Explained) -> None:
     assert quantus.similarity_func.ssim(one[0].numpy(), 1000 * one[0].numpy()) < 0.9
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_quantus_agrees_on_two_classes() -> None:
-    quantus = pytest.importorskip("quantus")
-
-    class Two(Small):
-        def __init__(self) -> None:
-            super().__init__()
-            self.classes, self.last = CLASSES[:2], nn.Linear(12, 2)
-
-    two = Two().eval()
-    explained = explained_by(two, InputXGradient(), predict(two, 4), torch.tensor([0, 1, 1, 0]))
-    metric = quantus.RandomLogit(
-        num_classes=2, similarity_func=quantus.correlation_spearman, normalise=False, disable_warnings=True
-    )
-    metric.explain_batch = lambda model, x, y: explained_by(
-        two, InputXGradient(), explained.prediction, torch.from_numpy(y)
-    ).maps.numpy()
-    theirs = metric.evaluate_batch(
-        model=None,
-        x_batch=explained.prediction.images.numpy(),
-        y_batch=explained.targets.numpy(),
-        a_batch=explained.maps.numpy(),
-    )
-    np.testing.assert_allclose(random_logit(explained).numpy(), np.asarray(theirs), rtol=0, atol=1e-6)
-    torch.testing.assert_close(random_logit(explained), class_sensitivity(explained))
-
-
-def test_efficient_is_the_relative_rise_of_the_histogram_entropy(explained: Explained, small: Classifier) -> None:
-    quantus = pytest.importorskip("quantus")
-    made = randomized(small, order="bottom_up", steps=1, seed=0)[0]
-    with torch.no_grad():
-        prediction = made.predict(explained.prediction.images)
-    maps = InputXGradient().explain(made, prediction, TARGETS)
-    for bins in (10, 100):
-        before, after = (
-            np.array(
-                [quantus.complexity_func.discrete_entropy(a=m.double().numpy(), x=m.numpy(), n_bins=bins) for m in part]
-            )
-            for part in (explained.maps, maps)
-        )
-        ours = efficient_mprt(explained, bins=bins).numpy()
-        np.testing.assert_allclose(ours, (after - before) / before, rtol=0, atol=1e-6)
-
-
 def test_a_histogram_worked_by_hand() -> None:
     maps = torch.tensor([[[0.0, 0.4, 0.6, 1.0]], [[0.0, 0.1, 0.2, 4.0]]])
     entropy = randomization._histogram_entropy(maps, 2)
     assert entropy[0].item() == pytest.approx(np.log(2))
     assert entropy[1].item() == pytest.approx(-0.75 * np.log(0.75) - 0.25 * np.log(0.25))
-
-
-def test_smooth_averages_maps_over_noisy_images(explained: Explained, small: Classifier) -> None:
-    draws = _rerun.noise(explained.prediction.ids, 3, (64, 64), kind="normal")
-    images = explained.prediction.images
-    span = images.amax((1, 2, 3)) - images.amin((1, 2, 3))
-    made = randomized(small, order="bottom_up", steps=1, seed=0)[0]
-    means = []
-    for classifier in (small, made):
-        maps = []
-        for sample in range(3):
-            with torch.no_grad():
-                noisy = classifier.predict(images + 0.1 * span[:, None, None, None] * draws[:, sample])
-            maps.append(InputXGradient().explain(classifier, noisy, TARGETS))
-        means.append(torch.stack(maps).double().mean(0))
-    expected = similarity(*means, "spearman")
-    torch.testing.assert_close(smooth_mprt(explained, samples=3), expected, rtol=0, atol=1e-5)
-    assert draws.std() == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.filterwarnings("ignore")

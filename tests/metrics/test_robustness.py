@@ -1,12 +1,10 @@
-"""Robustness: worked cases on a linear classifier, agreement with captum and Quantus, and where Quantus is wrong."""
+"""Robustness: worked cases on a linear classifier, and where Quantus is wrong; where packages hold: `references`."""
 
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
-import captum.metrics
 import numpy as np
 import pytest
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 
 from tests.explainers.small import CLASSES, Linear, Small, predict
 from tests.metrics.asked import Brightness, Fixed, explained_by
+from tests.metrics.references.again import HOW, RADIUS, SAMPLES, ask_quantus, near
 from xaibench.classifiers.base import Classifier
 from xaibench.errors import UsageError
 from xaibench.explainers.base import Explainer
@@ -31,8 +30,6 @@ from xaibench.metrics.robustness import (
 )
 from xaibench.types import Prediction
 
-SAMPLES, RADIUS = 4, 0.05
-HOW = {"samples": SAMPLES, "radius": RADIUS}
 PUBLISHED = [max_sensitivity, avg_sensitivity, local_lipschitz]
 RELATIVE = [relative_input_stability, relative_output_stability, relative_representation_stability]
 
@@ -41,16 +38,6 @@ RELATIVE = [relative_input_stability, relative_output_stability, relative_repres
 def explained() -> Explained:
     small = Small().eval()
     return explained_by(small, InputXGradient(), predict(small, 5), torch.tensor([0, 1, 2, 3, 1]))
-
-
-def near(explained: Explained, **how: Any) -> tuple[Tensor, Tensor]:
-    """The neighbours (P, S, 3, H, W) and their maps (P, S, H, W)."""
-    images, maps = [], []
-    for rows, prediction in _rerun.neighbours(explained, **{**HOW, **how}):
-        images.append(prediction.images)
-        maps.append(explained.explain(prediction.images, rows))
-    count = len(explained)
-    return (torch.cat(parts).unflatten(0, (count, -1)) for parts in (images, maps))  # type: ignore[return-value]
 
 
 def test_a_gradient_that_is_the_same_everywhere_never_moves() -> None:
@@ -104,85 +91,6 @@ def test_neighbours_are_images_of_the_ball_and_depend_on_the_id_alone(explained:
     assert change[inside].var() == pytest.approx(RADIUS**2 / 3, rel=0.05)
 
 
-def test_captum_agrees(explained: Explained) -> None:
-    images, maps = near(explained)
-    queue = [(explained.maps,), (maps.flatten(0, 1),)]
-    theirs = captum.metrics.sensitivity_max(
-        lambda _: queue.pop(0),
-        explained.prediction.images,
-        perturb_func=lambda _: images.flatten(0, 1),
-        n_perturb_samples=SAMPLES,
-        max_examples_per_batch=5 * SAMPLES,
-    )
-    torch.testing.assert_close(max_sensitivity(explained, **HOW).float(), theirs, rtol=0, atol=1e-6)
-
-
-def cat_of(explained: Explained, name: str) -> Any:
-    parts = [getattr(prediction, name) for _, prediction in _rerun.neighbours(explained, **HOW)]
-    return torch.cat(parts) if isinstance(parts[0], Tensor) else sum(parts, ())
-
-
-def quantus_scores(name: str, explained: Explained, **options: Any) -> np.ndarray:
-    """Let Quantus score our neighbours; for relative stability, of maps and features over their largest value."""
-    quantus = pytest.importorskip("quantus")
-    images, near_maps = near(explained)
-    own = explained.maps.double()
-    scale = own.abs().amax((1, 2)) if name.startswith("Relative") else torch.ones(len(own))
-    own = (own / scale[:, None, None]).numpy()[:, None]
-    near_maps = (near_maps.double() / scale[:, None, None, None]).numpy()[:, :, None]
-    before = explained.prediction
-    after = Prediction(*(cat_of(explained, name) for name in ("ids", "images", "logits", "features")))
-    largest = before.features.double().flatten(1).abs().amax(1, keepdim=True)
-    metric = getattr(quantus, name)(nr_samples=SAMPLES, disable_warnings=True, normalise=False, **options)
-    steps = iter(range(SAMPLES))
-    now = [0]
-
-    def perturb(arr: np.ndarray, **_: Any) -> np.ndarray:
-        now[0] = next(steps)
-        return images[:, now[0]].double().numpy().reshape(arr.shape)
-
-    def seen(x: np.ndarray) -> Prediction:
-        moved = not np.array_equal(x, before.images.double().numpy())
-        return after.select(range(now[0], len(after), SAMPLES)) if moved else before
-
-    def logits(x: np.ndarray) -> np.ndarray:
-        return seen(x).logits.detach().double().numpy()
-
-    def features(x: np.ndarray, *_: Any) -> np.ndarray:
-        return (seen(x).features.double().flatten(1) / largest).detach().numpy()
-
-    metric.perturb_func = perturb
-    metric.explain_batch = lambda model, x, y: near_maps[:, now[0]]
-    metric.changed_prediction_indices = lambda *_: []
-    if name.startswith("Relative"):
-        metric._layer_names = metric._layer_indices = None
-    model = SimpleNamespace(predict=logits, get_hidden_representations=features)
-    found = metric.evaluate_batch(
-        model=model,
-        x_batch=explained.prediction.images.double().numpy(),
-        y_batch=explained.targets.numpy(),
-        a_batch=own,
-    )
-    return np.asarray(found, dtype=float)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_quantus_agrees(explained: Explained) -> None:
-    for name, ours in (
-        ("MaxSensitivity", max_sensitivity(explained, **HOW)),
-        ("AvgSensitivity", avg_sensitivity(explained, **HOW)),
-        ("LocalLipschitzEstimate", local_lipschitz(explained, **HOW, normalise=False)),
-    ):
-        np.testing.assert_allclose(ours.numpy(), quantus_scores(name, explained), rtol=0, atol=1e-6, err_msg=name)
-    for name, metric in zip(
-        ("RelativeInputStability", "RelativeOutputStability", "RelativeRepresentationStability"), RELATIVE, strict=True
-    ):
-        theirs = quantus_scores(name, explained)
-        kept = ~np.isnan(theirs)  # no neighbour's prediction changed
-        assert kept.any()
-        np.testing.assert_allclose(metric(explained, **HOW).numpy()[kept], theirs[kept], rtol=1e-6, err_msg=name)
-
-
 class Step(Classifier):
     """Two classes told apart by whether the mean brightness exceeds a half."""
 
@@ -219,7 +127,7 @@ def test_relative_stability_is_over_the_neighbours_with_the_same_prediction() ->
     found = relative_output_stability(explained, **HOW).item()
     assert found == pytest.approx(ratios[stays].max().item(), rel=1e-4)
     # Agarwal's maximum is over such neighbours; Quantus's is undefined as soon as one is predicted otherwise
-    assert math.isnan(quantus_scores("RelativeOutputStability", explained)[0])
+    assert math.isnan(ask_quantus("RelativeOutputStability", explained)[0])
 
 
 def test_relative_stability_is_undefined_where_every_prediction_changes() -> None:
