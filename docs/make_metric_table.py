@@ -69,6 +69,8 @@ def agreement(drawn: Sequence[Drawn]) -> Iterator[list[str]]:
         for name, case in (item for some in cases for item in some.items()):
             ours, theirs = reference.pair(case)
             both = np.isfinite(ours) & np.isfinite(theirs)
+            if not both.any():
+                continue
             means = [f"{values[both].mean():.6g}" for values in (ours, theirs)]
             difference = reference.differences(ours, theirs)[both].max()
             missing = f"{(~both).sum()} of {len(both)} have none" if not both.all() else ""

@@ -85,7 +85,7 @@ def test_train_says_how_long_and_where(tiny: Path, tmp_path: Path, capsys: pytes
     options = ["train", "gcm", "-b", str(tiny), "--device", "cpu", "--recipe", "epochs=1", "--out", str(kept)]
     assert main([*options, "--retrain"]) == 0
     out, err = capsys.readouterr()
-    assert "training gcm: 1 epochs of 24 images, about 1 minute on cpu" in err
+    assert "training gcm: 1 epoch of 24 images, about 1 minute on cpu" in err
     assert "epoch 1: loss" in err
     assert f"Weights: {kept}" in out
     assert json.loads(kept.with_suffix(".json").read_text())["making"]["recipe"]["epochs"] == 1

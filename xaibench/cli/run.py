@@ -46,7 +46,8 @@ _IN_THE_GRID = ("classifier", "explainers", "metrics", "benchmark", "options", "
     show_default=True,
     callback=lambda _, __, text: batch_size_of(text),
     metavar="N",
-    help="Images at once, or auto for what fits a GPU's memory. Scores don't depend on it.",
+    help="Images at once, or auto for what fits a GPU's memory; at most 8 where a metric asks the network. "
+    "Scores don't depend on it.",
 )
 @click.option(
     "--precision",

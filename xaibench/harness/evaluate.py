@@ -46,6 +46,10 @@ from xaibench.harness.tables import image_tables, prediction_table
 from xaibench.progress import Progress
 from xaibench.training.checkpoint import Checkpoint
 
+MOST_ASKED_ABOUT = 8
+"""Images in a batch where a metric asks the network, hundreds of times about each: more would be no faster, and less
+often tell how long it takes or be safe in the store."""
+
 _PACKAGES = ("torch", "torchvision", "timm", "grad-cam", "captum", "numpy", "scipy", "scikit-learn", "pillow")
 
 
@@ -84,7 +88,8 @@ def evaluate(
         checkpoint: trained weights to use; they must come from the same recipe.
         metrics: replace the benchmark's, and with them its hash: names, wildcards, categories, or "all"; see
             `xaibench.harness.selection.select_metrics`.
-        batch_size: images at once, or "auto" for what fits a GPU's memory; scores do not depend on it.
+        batch_size: images at once, or "auto" for what fits a GPU's memory; scores do not depend on it. At most
+            `MOST_ASKED_ABOUT` where a metric asks the network.
         device: "auto", "cpu", "cuda", ...
         devices: how many share a training, should there be one; see `xaibench.training.train.train`.
         store: a folder where predictions, maps and scores are kept and found again, so that a repeated or interrupted
@@ -131,6 +136,7 @@ def evaluate(
     shelf = Store(store) if store else None
     methods = {**asked, **baselines}
     size = find_batch_size(model) if batch_size == "auto" else batch_size
+    together = min(size, MOST_ASKED_ABOUT) if any(metric.asks_network for metric in localization) else size
     sheets = ContactSheets(protocol, list(asked)) if out else None
     work = Work(
         model,
@@ -153,7 +159,7 @@ def evaluate(
     began = time.perf_counter()
     progress.stage("explaining", len(splits.test))
     with shelf or nullcontext(), _opened(engine, device) as opened:
-        records = opened.records(work, size, progress)
+        records = opened.records(work, together, progress)
         validation, untuned = _validate(work, splits, size, opened, progress)
         ran = {**work.forward.identity(), **opened.about()}
     progress.stage("intervals", 1)
@@ -161,7 +167,7 @@ def evaluate(
     progress.advance(1)
     notes = [*splits.notes, *notes, *left_out, *untuned, *_selection_note(spec), *_failure_notes(records)]
     notes += [*examined, *_store_notes(shelf)]
-    record = _record(model, spec, weights, splits, records, time.perf_counter() - began, size)
+    record = _record(model, spec, weights, splits, records, time.perf_counter() - began, together)
     record |= ran
     name = f"{protocol.name}-{classifier.replace(':', '-').replace('/', '-')}"
     parts: list[Any] = [protocol.hash, record["weights"], list(asked), list(baselines), record["data"]]

@@ -192,8 +192,9 @@ def obtain_weights(
             return found
         classifier.optimized()
         seconds = expected_seconds(classifier, spec.recipe, splits)
+        epochs = f"{spec.recipe.epochs} epoch{'' if spec.recipe.epochs == 1 else 's'}"
         progress.say(
-            f"training {name}: {spec.recipe.epochs} epochs of {len(splits.train):,} images, about {duration(seconds)} "
+            f"training {name}: {epochs} of {len(splits.train):,} images, about {duration(seconds)} "
             f"on {classifier.device.type}; kept in {path}"
         )
         from xaibench.training.train import train  # Lightning takes seconds to import

@@ -43,12 +43,16 @@ def hand_built() -> Cases:
 
 
 def of_drawn(drawn: Drawn) -> Cases:
-    """What explainers draw of the first images at half their size, no map constant; in float64, without ties."""
+    """What explainers draw of the first images at half their size, for the class that is decided for; without ties.
+
+    In float64, and of images where no map is constant.
+    """
     exact = copy.deepcopy(drawn.classifier).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         prediction = exact.predict(F.avg_pool2d(drawn.prediction.images.double(), 2), drawn.prediction.ids)
-        maps = {n: e.explain(exact, prediction, drawn.targets).double() for n, e in drawn.explainers.items()}
+        targets = prediction.logits.argmax(1)
+        maps = {n: e.explain(exact, prediction, targets).double() for n, e in drawn.explainers.items()}
     varied = torch.stack([some.flatten(1).std(1) > 0 for some in maps.values()]).all(0)
     rows = varied.nonzero()[:IMAGES, 0].tolist()
 
@@ -57,7 +61,7 @@ def of_drawn(drawn: Drawn) -> Cases:
 
     return {
         f"{name}{drawn.suffix}": Explained(
-            exact, explainer, prediction.select(rows), drawn.targets[rows], untied(maps[name][rows])
+            exact, explainer, prediction.select(rows), targets[rows], untied(maps[name][rows])
         )
         for name, explainer in drawn.explainers.items()
     }
