@@ -33,9 +33,11 @@ def overlaps(boxes: Tensor, regions: Tensor, *, of_box: bool) -> Array:
     """Return the best overlap (N,) of each box with a region: the intersection over the union, or over the box."""
     from torchvision.ops import box_area, box_iou
 
-    iou, areas = box_iou(boxes, regions), box_area(boxes)[:, None]
-    shared = iou * (areas + box_area(regions)) / (1 + iou)
-    return (shared / areas if of_box else iou).amax(1).numpy()
+    if not of_box:
+        return box_iou(boxes, regions).amax(1).numpy()
+    low = torch.maximum(boxes[:, None, :2], regions[:, :2])
+    high = torch.minimum(boxes[:, None, 2:], regions[:, 2:])
+    return ((high - low).clamp(min=0).prod(2) / box_area(boxes)[:, None]).amax(1).numpy()
 
 
 def _at_levels(map_: Array, mask: Array, *, of_box: bool) -> Array:
