@@ -24,7 +24,7 @@ from xaibench.explainers.baselines import Random
 from xaibench.explainers.cam import GradCAM
 from xaibench.explainers.gcm import CWM
 from xaibench.explainers.gradient import InputXGradient, Saliency
-from xaibench.metrics import _randomized, randomization
+from xaibench.metrics import _randomized, _rerun, randomization
 from xaibench.metrics._randomized import layers, randomized
 from xaibench.metrics._similarity import similarity, spearman
 from xaibench.metrics.explained import Explained
@@ -241,6 +241,22 @@ def test_similarity_agrees_with_the_libraries(explained: Explained) -> None:
     # what Quantus makes of two maps of one shape and of different size is a matter of size
     assert similarity(one, 1000 * one, "ssim").tolist() == pytest.approx([1] * 5)
     assert quantus.similarity_func.ssim(one[0].numpy(), 1000 * one[0].numpy()) < 0.9
+
+
+def test_of_two_classes_the_other_is_top_or_least() -> None:
+    class Two(Small):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classes, self.last = CLASSES[:2], nn.Linear(12, 2)
+
+    two = Two().eval()
+    explained = explained_by(two, InputXGradient(), predict(two, 4), torch.tensor([0, 1, 1, 0]))
+    torch.testing.assert_close(random_logit(explained), class_sensitivity(explained))
+
+
+def test_noise_on_images_has_the_spread_that_it_says(explained: Explained) -> None:
+    draws = _rerun.noise(explained.prediction.ids, 3, (64, 64), kind="normal")
+    assert draws.std() == pytest.approx(1, abs=0.02)
 
 
 def test_a_histogram_worked_by_hand() -> None:

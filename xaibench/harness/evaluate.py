@@ -47,8 +47,8 @@ from xaibench.progress import Progress
 from xaibench.training.checkpoint import Checkpoint
 
 MOST_ASKED_ABOUT = 8
-"""Images in a batch where a metric asks the network, hundreds of times about each: more would be no faster, and less
-often tell how long it takes or be safe in the store."""
+"""Images in a batch where a metric asks the network, hundreds of times about each: forward passes are full all the
+same, and larger batches would less often tell how long it takes or be safe in the store."""
 
 _PACKAGES = ("torch", "torchvision", "timm", "grad-cam", "captum", "numpy", "scipy", "scikit-learn", "pillow")
 

@@ -42,7 +42,7 @@ def impute(image: Tensor, hidden: Tensor) -> Tensor:
     columns = matrix[:, goes]
     known = image.double().flatten(1).T.cpu().numpy()[order]
     given = -(matrix @ np.where(goes[:, None], 0.0, known))[goes]
-    # Symmetric and diagonally dominant: no pivoting. The ordering is the grid's, which makes thin panels.
+    # Symmetric and diagonally dominant: no pivoting. The ordering is the grid's, under which thin panels are fastest.
     symmetric = {"SymmetricMode": True}
     factors = splu(columns[goes], "NATURAL", diag_pivot_thresh=0.0, panel_size=4, options=symmetric)
     solved = torch.from_numpy(factors.solve(given).T)

@@ -5,7 +5,7 @@ Every case is an `Explained`. Packages draw neighbours, weights and classes of t
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tests.explainers.small import Linear, Small, predict
 from tests.metrics.asked import explained_by
-from tests.metrics.references.base import Array, Cases, Drawn, Kind, Reference, own_scores
+from tests.metrics.references.base import Array, Cases, Drawn, Kind, Reference, own, own_scores
 from xaibench.classifiers.base import Classifier
 from xaibench.explainers.base import Explainer, seed_of
 from xaibench.explainers.gradient import InputXGradient
@@ -27,7 +27,7 @@ from xaibench.metrics.axioms import cells
 from xaibench.metrics.explained import Explained
 from xaibench.types import Prediction
 
-SAMPLES, RADIUS, STEPS, NOISE, BINS, GRID = 4, 0.05, 3, 0.1, 100, 4
+SAMPLES, RADIUS, STEPS, NOISE, BINS, GRID = 4, 0.05, 3, 0.1, (10, 100), 4
 HOW: dict[str, Any] = {"samples": SAMPLES, "radius": RADIUS}
 IMAGES = 6
 
@@ -51,8 +51,9 @@ def undecided() -> Cases:
     return {"random": explained_by(network, InputXGradient(), prediction, torch.zeros(12, dtype=torch.long))}
 
 
+@cache
 def of_drawn(drawn: Drawn) -> Cases:
-    """What explainers drew, of the first images."""
+    """What explainers draw of the first images."""
     prediction = drawn.prediction.select(range(IMAGES))
     targets = drawn.targets[:IMAGES]
     return {
@@ -198,20 +199,21 @@ def smooth_mprt(given: Explained) -> Array:
     draws = _rerun.noise(given.prediction.ids, SAMPLES, (images.shape[-2], images.shape[-1]), kind="normal")
     span = (images.amax((1, 2, 3)) - images.amin((1, 2, 3)))[:, None, None, None]
     noisy = [images + NOISE * span * draws[:, sample] for sample in range(SAMPLES)]
-    own = torch.stack([maps_of(given, given.classifier, copy) for copy in noisy]).double().mean(0)
+    mean = torch.stack([maps_of(given, given.classifier, copy) for copy in noisy]).double().mean(0)
     others = [random_maps(given, "bottom_up", 1, copy)[0] for copy in noisy]
-    return rank_correlations(own, torch.stack(others).double().mean(0))
+    return rank_correlations(mean, torch.stack(others).double().mean(0))
 
 
 def efficient_mprt(given: Explained) -> Array:
     from quantus import complexity_func
 
-    def entropies(maps: Tensor) -> Array:
+    def entropies(maps: Tensor, bins: int) -> Array:
         arrays = maps.double().numpy()
-        return np.array([complexity_func.discrete_entropy(a=array, x=array, n_bins=BINS) for array in arrays])
+        return np.array([complexity_func.discrete_entropy(a=array, x=array, n_bins=bins) for array in arrays])
 
-    before, after = entropies(given.maps), entropies(random_maps(given, "bottom_up", 1)[0])
-    return (after - before) / before
+    (changed,) = random_maps(given, "bottom_up", 1)
+    pairs = [(entropies(given.maps, bins), entropies(changed, bins)) for bins in BINS]
+    return np.array([(after - before) / before for before, after in pairs])
 
 
 def random_logit(given: Explained) -> Array:
@@ -220,8 +222,8 @@ def random_logit(given: Explained) -> Array:
 
     classes = given.prediction.logits.shape[1]
     steps = np.array([1 + seed_of("random logit", 0, name) % (classes - 1) for name in given.prediction.ids])
-    own = given.targets.numpy()
-    others = (own + steps) % classes
+    targets = given.targets.numpy()
+    others = (targets + steps) % classes
     metric = quantus.RandomLogit(
         num_classes=classes, similarity_func=quantus.correlation_spearman, normalise=False, disable_warnings=True
     )
@@ -229,9 +231,9 @@ def random_logit(given: Explained) -> Array:
         given, given.classifier, given.prediction, torch.from_numpy(np.asarray(y))
     ).numpy()
     # Quantus draws a place among the classes that are not the image's own
-    with mock.patch("numpy.random.randint", return_value=others - (others > own)):
+    with mock.patch("numpy.random.randint", return_value=others - (others > targets)):
         found = metric.evaluate_batch(
-            model=None, x_batch=given.prediction.images.numpy(), y_batch=own, a_batch=given.maps.numpy()
+            model=None, x_batch=given.prediction.images.numpy(), y_batch=targets, a_batch=given.maps.numpy()
         )
     return np.asarray(found, dtype=float)
 
@@ -348,7 +350,7 @@ AGAIN = [
             partial(ask_quantus, f"Relative{what.capitalize()}Stability"),
             own_scores(f"relative_{what}_stability", **HOW),
             relative=True,
-            gaps=True,
+            gaps="theirs",
         )
         for what in ("input", "output", "representation")
     ),
@@ -358,7 +360,7 @@ AGAIN = [
         consistency,
         own_scores("consistency", samples=20, radius=0.2, grid=GRID),
         kind=Kind(undecided, of_drawn),
-        gaps=True,
+        gaps="both",
     ),
     again(
         "mprt",
@@ -382,7 +384,7 @@ AGAIN = [
         "efficient_mprt",
         "Quantus discrete_entropy of both maps",
         efficient_mprt,
-        own_scores("efficient_mprt", bins=BINS),
+        lambda given: np.array([own("efficient_mprt", given, bins=bins) for bins in BINS]),
     ),
     again("random_logit", "Quantus RandomLogit, of the same class", random_logit),
     again("class_sensitivity", "SciPy spearmanr of both maps", class_sensitivity),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 from xaibench import registry
 from xaibench.classifiers.base import Classifier
 from xaibench.explainers.base import Explainer
-from xaibench.metrics.explained import Explained
 from xaibench.types import Prediction
 
 Array = np.ndarray
@@ -22,9 +21,9 @@ Cases = Mapping[str, Any]
 """Name of a case ("random", "ccm, real") to what both sides take: maps and masks, or an `Explained`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Drawn:
-    """Maps that explainers drew of radiographs, with all that made them.
+    """Radiographs and what explains them.
 
     Args:
         classifier: in eval mode.
@@ -41,19 +40,6 @@ class Drawn:
     targets: Tensor
     masks: Tensor
     suffix: str = ""
-
-    def explained(self) -> Mapping[str, Explained]:
-        """Return the batch as each explainer explained it."""
-        return {
-            f"{name}{self.suffix}": Explained(
-                self.classifier,
-                explainer,
-                self.prediction,
-                self.targets,
-                explainer.explain(self.classifier, self.prediction, self.targets).detach().float(),
-            )
-            for name, explainer in self.explainers.items()
-        }
 
 
 def draw(benchmark_name: str, data_root: Path | None = None, images: int = 24) -> Drawn:
@@ -86,7 +72,7 @@ class Kind:
 
     Args:
         own: cases that cost little, for tests.
-        drawn: cases of what explainers drew.
+        drawn: cases of what explainers draw of radiographs.
     """
 
     own: Callable[[], Cases]
@@ -105,7 +91,7 @@ class Reference:
         kind: what both are called with.
         tolerance: of the largest difference, where the definitions are equal.
         relative: the difference is taken over their score, which has no bound.
-        gaps: they give NaN to some maps, of which nothing is asked.
+        gaps: some maps have no score: none; the same maps on both sides; or maps of theirs, of which nothing is asked.
         remark: where the definitions are not equal: what differs; nothing is asked.
     """
 
@@ -116,13 +102,13 @@ class Reference:
     kind: Kind = field(kw_only=True)
     tolerance: float = 1e-6
     relative: bool = False
-    gaps: bool = False
+    gaps: Literal["none", "both", "theirs"] = "none"
     remark: str = ""
 
     def pair(self, case: Any) -> tuple[Array, Array]:
         """Return our scores and theirs."""
         scores = self.ours(case) if self.ours else own(self.metric, case)
-        return np.asarray(scores, dtype=np.float64), np.asarray(self.theirs(case), dtype=np.float64)
+        return tuple(np.asarray(some, dtype=np.float64).ravel() for some in (scores, self.theirs(case)))
 
     def differences(self, ours: Array, theirs: Array) -> Array:
         """Return how far scores are apart, NaN where one has none."""
@@ -131,13 +117,13 @@ class Reference:
 
 
 def own(name: str, case: Any, **parameters: Any) -> Array:
-    """Return our scores of a case: an `Explained`, or maps and masks; of a pooled metric its headline's columns."""
+    """Return our scores of a case, an `Explained` or maps and masks; of a pooled metric those of the mean statistics."""
     metric = registry.get("metrics", name).load()
     scores = metric(*(case if isinstance(case, tuple) else (case,)), **parameters)
     if metric.pool is None:
-        return scores.numpy().ravel()
+        return scores.numpy()
     means = scores.numpy().mean(0, keepdims=True)
-    return metric.pool.scores(means, **{**metric.parameters, **parameters})[0].ravel()
+    return metric.pool.scores(means, **{**metric.parameters, **parameters})[0]
 
 
 def own_scores(name: str, **parameters: Any) -> Callable[[Any], Array]:

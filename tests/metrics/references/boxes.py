@@ -5,7 +5,6 @@ The papers released no package. Ours finds all maps' boxes at all thresholds at 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.metrics.references.base import Array, Reference, own_scores
-from tests.metrics.references.maps import OF_MAPS, eight_bits
+from tests.metrics.references.maps import OF_MAPS, each, eight_bits
 
 T_IOU, T_IOBB, LEVELS = (0.1, 0.3, 0.5, 0.7), (0.1, 0.25, 0.5, 0.9), (60, 180)
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(20))
@@ -65,22 +64,18 @@ def _curve(map_: Array, mask: Array, *, any_box: bool) -> Array:
     return np.array(curve)
 
 
-def each(compute: Callable[[Array, Array], Array]) -> Callable[[tuple[Tensor, Tensor]], Array]:
-    """Return a function that scores the images of a case one by one, as arrays (H, W); several values each."""
-    return lambda case: np.stack([compute(m.numpy(), g.numpy()) for m, g in zip(*case, strict=True)]).ravel()
-
-
 def _accuracies(case: tuple[Tensor, Tensor], *, any_box: bool, deltas: tuple[float, ...]) -> Array:
     ious = each(partial(_curve, any_box=any_box))(case).reshape(-1, len(THRESHOLDS))
     return np.concatenate([(ious >= delta).mean(0) for delta in deltas])
 
 
 BY = "scikit-image regionprops and torchvision box_iou, box by box"
+BY_AREA = "scikit-image regionprops, box by box"
 of_boxes = partial(Reference, kind=OF_MAPS)
 
 BOXES = [
     of_boxes("t_iou", BY, each(partial(_hits, of_box=False)), own_scores("t_iou", thresholds=T_IOU)),
-    of_boxes("t_iobb", BY, each(partial(_hits, of_box=True)), own_scores("t_iobb", thresholds=T_IOBB)),
+    of_boxes("t_iobb", BY_AREA, each(partial(_hits, of_box=True)), own_scores("t_iobb", thresholds=T_IOBB)),
     of_boxes(
         "t_iou_false_positives",
         BY,
@@ -89,7 +84,7 @@ BOXES = [
     ),
     of_boxes(
         "t_iobb_false_positives",
-        BY,
+        BY_AREA,
         each(partial(_false_positives, of_box=True)),
         own_scores("t_iobb_false_positives", thresholds=T_IOBB),
     ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from unittest import mock
 
@@ -19,14 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.metrics.hand_built import Evidence, explained, shuffled
-from tests.metrics.references.base import Array, Cases, Drawn, Kind, Reference, own_scores
+from tests.metrics.hand_built import SIDE, Evidence, explained, shuffled
+from tests.metrics.references.base import Array, Cases, Drawn, Kind, Reference, own, own_scores
 from xaibench.classifiers.base import Classifier
 from xaibench.explainers.base import seed_of
 from xaibench.metrics import _perturb
 from xaibench.metrics.explained import Explained
 
-CELLS, SHARE, SAMPLES, STEPS, SEGMENTS = 8, 0.25, 20, 16, 12
+SHARE, SAMPLES, STEPS, SEGMENTS = 0.25, 20, 16, 12
 SQUARES, REGIONS, PERCENTAGES = 4, 9, (12.5, 50.0)
 SHARES, LEVELS = (0.3, 0.7), (0.1, 0.9)
 IMAGES = 3
@@ -42,6 +42,7 @@ def hand_built() -> Cases:
     return {"random": replace(true, maps=shuffled(true.maps), shared={}), "true": true}
 
 
+@cache
 def of_drawn(drawn: Drawn) -> Cases:
     """What explainers draw of the first images at half their size, for the class that is decided for; without ties.
 
@@ -212,14 +213,19 @@ def region_perturbation(given: Explained) -> Array:
     return curves.reshape(len(given), REGIONS).sum(1) / (REGIONS + 1)
 
 
+def cells_of(given: Explained) -> int:
+    """Return how many cells a side has: in a hand-built image a pixel is one."""
+    return SIDE if given.maps.shape[-1] == SIDE else SIDE // 2
+
+
 def pixels_of(given: Explained, sets: Tensor) -> Tensor:
-    """Return the pixels (P, S, H, W) bool of sets of cells (P, S, CELLS^2)."""
-    numbers = _perturb.cell_numbers(given, CELLS).flatten(1)[:, None].expand(-1, sets.shape[1], -1)
+    """Return the pixels (P, S, H, W) bool of sets of cells (P, S, cells^2)."""
+    numbers = _perturb.cell_numbers(given, cells_of(given)).flatten(1)[:, None].expand(-1, sets.shape[1], -1)
     return sets.gather(2, numbers).reshape(*sets.shape[:2], *given.maps.shape[1:])
 
 
 def sets_of(given: Explained, share: float = SHARE) -> Tensor:
-    return pixels_of(given, _perturb.subsets(given, CELLS, share, SAMPLES))
+    return pixels_of(given, _perturb.subsets(given, cells_of(given), share, SAMPLES))
 
 
 def infidelity(given: Explained) -> Array:
@@ -252,13 +258,13 @@ def faithfulness_correlation(given: Explained) -> Array:
 
 def of_cells(given: Explained) -> Explained:
     """Give each pixel the mean of its cell, so that a step of a cell's pixels in the map's order is that cell."""
-    numbers = _perturb.cell_numbers(given, CELLS)
+    numbers = _perturb.cell_numbers(given, cells_of(given))
     means, _ = _perturb.part_means(given, numbers)
     return replace(given, maps=means.gather(1, numbers.flatten(1)).reshape(given.maps.shape), shared={})
 
 
 def faithfulness_estimate(given: Explained) -> Array:
-    step = given.maps[0].numel() // CELLS**2
+    step = given.maps[0].numel() // cells_of(given) ** 2
     return ask_quantus("FaithfulnessEstimate", of_cells(given), features_in_step=step, perturb_baseline=0.0)
 
 
@@ -279,7 +285,7 @@ def sensitivity_n(given: Explained, row: int) -> float:
 
 
 def monotonicity_correlation(given: Explained, row: int) -> float:
-    cells, (_, map_) = pixels_of(given, _perturb.alone(given, CELLS))[row].numpy(), arrays(given, row)
+    cells, (_, map_) = pixels_of(given, _perturb.alone(given, cells_of(given)))[row].numpy(), arrays(given, row)
     changes = np.mean([lost(given, row, cells, level=level) ** 2 for level in LEVELS], axis=0)
     return float(scipy.stats.spearmanr([abs(map_[cell].sum()) for cell in cells], changes).statistic)
 
@@ -302,9 +308,13 @@ def decides(given: Explained, image: Array) -> int:
         return int(exact(given)(torch.from_numpy(image)[None]).argmax())
 
 
+def own_of_cells(name: str, **parameters: Any) -> Callable[[Explained], Array]:
+    """Return a function from a case to our scores."""
+    return lambda given: own(name, given, cells=cells_of(given), **parameters)
+
+
 of_scores = partial(Reference, kind=SCORED)
 _BLACK: dict[str, Any] = {"baseline": "black"}
-_CELLS: dict[str, Any] = {"cells": CELLS, **_BLACK}
 _LOOP = "a plain loop, image by image"
 
 FAITHFULNESS = [
@@ -358,36 +368,36 @@ FAITHFULNESS = [
         own_scores("monotonicity", cells=8, **_BLACK),
         remark="replaces the baseline by the baseline, and so says yes to every map; worked case in test_faithfulness",
     ),
-    of_scores("sufficiency", _LOOP, in_turn(sufficiency), own_scores("sufficiency", samples=SAMPLES), gaps=True),
+    of_scores("sufficiency", _LOOP, in_turn(sufficiency), own_scores("sufficiency", samples=SAMPLES), gaps="both"),
     of_scores(
         "infidelity",
         "captum infidelity(normalize=True), over its value for an empty map",
         infidelity,
-        own_scores("infidelity", samples=SAMPLES, share=SHARE, **_CELLS),
+        own_of_cells("infidelity", samples=SAMPLES, share=SHARE, **_BLACK),
     ),
     of_scores(
         "faithfulness_correlation",
         "Quantus FaithfulnessCorrelation",
         faithfulness_correlation,
-        own_scores("faithfulness_correlation", samples=SAMPLES, share=SHARE, **_CELLS),
+        own_of_cells("faithfulness_correlation", samples=SAMPLES, share=SHARE, **_BLACK),
     ),
     of_scores(
         "faithfulness_estimate",
         "Quantus FaithfulnessEstimate",
         faithfulness_estimate,
-        lambda given: own_scores("faithfulness_estimate", **_CELLS)(of_cells(given)),
+        lambda given: own_of_cells("faithfulness_estimate", **_BLACK)(of_cells(given)),
     ),
     of_scores(
         "sensitivity_n",
         f"{_LOOP}, with SciPy pearsonr",
         in_turn(sensitivity_n),
-        own_scores("sensitivity_n", shares=SHARES, samples=SAMPLES, **_CELLS),
+        own_of_cells("sensitivity_n", shares=SHARES, samples=SAMPLES, **_BLACK),
     ),
     of_scores(
         "monotonicity_correlation",
         f"{_LOOP}, with SciPy spearmanr",
         in_turn(monotonicity_correlation),
         # in float64 too: rounding changes the ranks of pixels that move the logit alike
-        lambda given: own_scores("monotonicity_correlation", cells=CELLS, levels=LEVELS)(in_float64(given)),
+        lambda given: own_of_cells("monotonicity_correlation", levels=LEVELS)(in_float64(given)),
     ),
 ]

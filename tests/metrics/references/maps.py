@@ -28,9 +28,14 @@ def map_cases() -> Cases:
     return {"random": (maps, masks)}
 
 
+@cache
 def drawn_maps(drawn: Drawn) -> Cases:
     """Return the maps with the masks. Bilinear ones have plateaus at their borders, with values a last bit apart."""
-    return {name: (explained.maps.double(), drawn.masks) for name, explained in drawn.explained().items()}
+    given = (drawn.classifier, drawn.prediction, drawn.targets)
+    return {
+        f"{name}{drawn.suffix}": (explainer.explain(*given).detach().double(), drawn.masks)
+        for name, explainer in drawn.explainers.items()
+    }
 
 
 OF_MAPS = Kind(map_cases, drawn_maps)
@@ -56,7 +61,7 @@ def quantus(name: str, *, rectify: bool = False, absolute: bool = False, scale: 
     return scores
 
 
-def each(compute: Callable[[Array, Array], float]) -> Callable[[tuple[Tensor, Tensor]], Array]:
+def each(compute: Callable[[Array, Array], Any]) -> Callable[[tuple[Tensor, Tensor]], Array]:
     """Return a function that scores the images of a case one by one, as arrays (H, W)."""
     return lambda case: np.array([compute(m.double().numpy(), g.numpy()) for m, g in zip(*case, strict=True)])
 
