@@ -117,7 +117,7 @@ class Reference:
 
 
 def own(name: str, case: Any, **parameters: Any) -> Array:
-    """Return our scores of a case, an `Explained` or maps and masks; of a pooled metric those of the mean statistics."""
+    """Return our scores of a case, an `Explained` or maps and masks; of a pooled metric those of mean statistics."""
     metric = registry.get("metrics", name).load()
     scores = metric(*(case if isinstance(case, tuple) else (case,)), **parameters)
     if metric.pool is None:
