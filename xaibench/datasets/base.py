@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -47,8 +48,18 @@ class Split(ABC):
         """
 
     @abstractmethod
-    def regions(self, index: int) -> Mapping[int, Region]:
-        """Return class index to region of image `index`, in `frame`, without decoding the image where possible."""
+    def regions(self, index: int, frame: Frame | Literal["input"] | None = "input") -> Mapping[int, Region]:
+        """Return class index to region of image `index`, without decoding the image where possible.
+
+        Args:
+            index: of the image.
+            frame: of the regions: "input" for the split's `frame`, None for the image's own size (`own_frame`), or any
+                other. A split that takes `index` alone gives them in its `frame`; see `regions_of`.
+        """
+
+    def own_frame(self, index: int) -> Frame:
+        """Return the size that image `index` has before it is brought to `frame`; `frame` where it has no other."""
+        return self.frame
 
     def image_key(self, index: int) -> str:
         """Return what names the content of image `index` as it is decoded, whatever split it is in; without decoding.
@@ -57,6 +68,18 @@ class Split(ABC):
         the content, so that nothing is shared between splits.
         """
         return f"{self.fingerprint} {self.ids[index]}"
+
+
+def regions_of(split: Split, index: int, frame: Frame | None) -> Mapping[int, Region]:
+    """Return the regions of an image in a frame, None for its own size, of any split.
+
+    A split whose `regions` takes the index alone knows them in the input's frame, from where they are stretched.
+    """
+    taken = signature(split.regions).parameters.values()
+    if any(known.name == "frame" or known.kind is Parameter.VAR_KEYWORD for known in taken):
+        return split.regions(index, frame=frame)
+    known = split.regions(index)
+    return known if frame is None else {target: region.to(frame) for target, region in known.items()}
 
 
 @dataclass(frozen=True)
@@ -71,7 +94,10 @@ class Splits:
 
 
 class DatasetFactory(Protocol):
-    """The object behind an entry point of the group ``xaibench.datasets``."""
+    """The object behind an entry point of the group ``xaibench.datasets``.
+
+    One that has a further argument `task` is given the benchmark's, "multiclass" or "multilabel".
+    """
 
     def __call__(
         self, *, classes: Sequence[str], input_size: int, data_root: Path | None, options: Mapping[str, Any]

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -308,13 +308,15 @@ class PhantomSplit(Split):
         regions = {} if drawn.region is None else {int(self._class[i]): drawn.region}
         return Sample(self.ids[i], drawn.image, self.labels[i], self.patients[i], regions, meta)
 
-    def regions(self, index: int) -> Mapping[int, Region]:
+    def regions(self, index: int, frame: Frame | Literal["input"] | None = "input") -> Mapping[int, Region]:
         """Return the lesion's region by class index, equal to that of ``self[index]``, without drawing the image."""
         seed, number, finding, patient = self._arguments(index)
         if finding == "No Finding":
             return {}
         region = _scene(seed, number, self.frame.width, finding, patient).region
-        return {} if region is None else {self.classes.index(finding): region}
+        if region is None:
+            return {}
+        return {self.classes.index(finding): region.to(frame) if isinstance(frame, Frame) else region}
 
 
 def phantom(

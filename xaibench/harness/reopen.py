@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from xaibench.benchmark import ClassifierSpec
 from xaibench.classifiers.base import Classifier
-from xaibench.datasets.base import Split, Splits
+from xaibench.datasets.base import Split, Splits, regions_of
 from xaibench.datasets.loader import Decoder
 from xaibench.errors import DataError, UsageError, WeightsError, XaibenchError, did_you_mean
 from xaibench.explainers.base import Explainer
@@ -32,7 +32,7 @@ from xaibench.harness.store import Store, default_store
 from xaibench.harness.stream import records_of
 from xaibench.progress import Progress
 from xaibench.training.checkpoint import Making, find_checkpoint
-from xaibench.types import Region, Sample
+from xaibench.types import Frame, Region, Sample
 
 Pair = tuple[str, str]
 """An image's id and the name of the class explained."""
@@ -237,8 +237,15 @@ class _Chosen(Split):
     def __getitem__(self, index: int) -> Sample:
         return self._split[self._rows[index]]
 
-    def regions(self, index: int) -> Mapping[int, Region]:
-        return self._split.regions(self._rows[index])
+    def regions(self, index: int, frame: Frame | Literal["input"] | None = "input") -> Mapping[int, Region]:
+        return (
+            self._split.regions(self._rows[index])
+            if frame == "input"
+            else regions_of(self._split, self._rows[index], frame)
+        )
+
+    def own_frame(self, index: int) -> Frame:
+        return self._split.own_frame(self._rows[index])
 
     def image_key(self, index: int) -> str:
         return self._split.image_key(self._rows[index])

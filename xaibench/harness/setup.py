@@ -44,13 +44,15 @@ def load_splits(benchmark: Benchmark, data_root: Path | None) -> Splits:
         DataError: data missing or damaged.
         UsageError: an option or class that the dataset does not have.
     """
+    name = benchmark.dataset.name
     splits = build(
         "datasets",
-        benchmark.dataset.name,
+        name,
         classes=benchmark.classes,
         input_size=benchmark.input_size,
         data_root=data_root,
         options=dict(benchmark.dataset.options),
+        **({"task": benchmark.task} if accepts("datasets", name, "task") else {}),
     )
     assert isinstance(splits, Splits)
     return splits

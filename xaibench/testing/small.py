@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -70,12 +71,13 @@ class BoxSplit(Split):
         image = draw.random((1, self.frame.height, self.frame.width), dtype=np.float32)
         return Sample(self.ids[index], image, self.labels[index], self.patients[index], self.regions(index))
 
-    def regions(self, index: int) -> Mapping[int, Region]:
+    def regions(self, index: int, frame: Frame | Literal["input"] | None = "input") -> Mapping[int, Region]:
         target, size = int(self.labels[index].argmax()), self.frame.width
         if target == 0:
             return {}
         left, side = (0.1 * target + 0.05) * size, 0.3 * size
-        return {target: Region(np.array([[left, left, left + side, left + side]]), self.frame)}
+        region = Region(np.array([[left, left, left + side, left + side]]), self.frame)
+        return {target: region.to(frame) if isinstance(frame, Frame) else region}
 
 
 def small_splits(classes: Sequence[str] = CLASSES, size: int = SIZE) -> Splits:

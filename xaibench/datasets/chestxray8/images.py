@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from xaibench.errors import DataError, UsageError
 from xaibench.limits import UNREADABLE, open_image
+from xaibench.types import Frame
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -118,6 +119,19 @@ def read_grey(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
     if not mode.startswith("I") or values.min() < 0 or values.max() > 65535:
         raise DataError(f"{path}: pixels of mode {mode} have no known range: save it as 8- or 16-bit grey")
     return values.astype(np.float32) / np.float32(65535)
+
+
+def frame_of(path: str | os.PathLike[str]) -> Frame:
+    """Return an image's own size, from its header alone.
+
+    Raises:
+        DataError: the file is missing or no image.
+    """
+    try:
+        with open_image(path) as opened:
+            return Frame(opened.height, opened.width)
+    except UNREADABLE as error:
+        raise DataError(f"{path} is no image: {why_unreadable(error)}") from error
 
 
 def decode(path: str | os.PathLike[str], size: int) -> npt.NDArray[np.float32]:

@@ -8,12 +8,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from xaibench.datasets.base import Split, Splits
-from xaibench.datasets.chestxray8.images import DECODE_VERSION, decode, file_key, index_images
+from xaibench.datasets.chestxray8.images import DECODE_VERSION, decode, file_key, frame_of, index_images
 from xaibench.datasets.chestxray8.options import Options, parse_options
 from xaibench.datasets.chestxray8.splits import Item, draw
 from xaibench.datasets.chestxray8.tables import RELEASE_SIZE, Record, Tables, read_tables
@@ -64,12 +64,16 @@ class ChestXray8Split(Split):
             meta=self._meta[index],
         )
 
-    def regions(self, index: int) -> Mapping[int, Region]:
+    def regions(self, index: int, frame: Frame | Literal["input"] | None = "input") -> Mapping[int, Region]:
         release = Frame.square(RELEASE_SIZE)
         boxes: dict[int, list[tuple[float, ...]]] = {}
         for label, *box in self._boxes[index]:
             boxes.setdefault(label, []).append(tuple(box))
-        return {label: Region(np.array(rows), release).to(self.frame) for label, rows in boxes.items()}
+        wanted = self.frame if frame == "input" else frame or self.own_frame(index)
+        return {label: Region(np.array(rows), release).to(wanted) for label, rows in boxes.items()}
+
+    def own_frame(self, index: int) -> Frame:
+        return frame_of(self.paths[index])
 
     def image_key(self, index: int) -> str:
         return file_key(self.paths[index], self.frame.height)

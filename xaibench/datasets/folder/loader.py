@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from xaibench.datasets.base import Split, Splits
-from xaibench.datasets.chestxray8.images import decode, file_key
+from xaibench.datasets.chestxray8.images import decode, file_key, frame_of
 from xaibench.datasets.folder.tables import Item, check_split, mask_of, one_of, read_boxes, read_coco, read_csv
 from xaibench.errors import DataError, UsageError, did_you_mean, first_line
 from xaibench.limits import UNREADABLE, check_name, open_image
@@ -109,13 +109,17 @@ class FolderSplit(Split):
         image = _color(path, self.frame.height) if self.color else decode(path, self.frame.height)
         return Sample(self.ids[index], image, self.labels[index], self.patients[index], self.regions(index))
 
-    def regions(self, index: int) -> Mapping[int, Region]:
+    def regions(self, index: int, frame: Frame | Literal["input"] | None = "input") -> Mapping[int, Region]:
         item = self.items[index]
         targets = sorted({*item.boxes, *item.shapes})
         if not targets:
             return {}
-        own = _frame_of(self.images / item.id)
-        return {target: _region(item, target, own).to(self.frame) for target in targets}
+        own = self.own_frame(index)
+        wanted = self.frame if frame == "input" else frame or own
+        return {target: _region(item, target, own).to(wanted) for target in targets}
+
+    def own_frame(self, index: int) -> Frame:
+        return frame_of(self.images / self.items[index].id)
 
     def image_key(self, index: int) -> str:
         how = "RGB, PIL bilinear " if self.color else ""
@@ -142,14 +146,6 @@ def _region(item: Item, target: int, own: Frame) -> Region:
             rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
             boxes = [(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))]
     return Region(np.array(boxes), own, mask)
-
-
-def _frame_of(path: Path) -> Frame:
-    try:
-        with open_image(path) as opened:
-            return Frame(opened.height, opened.width)
-    except UNREADABLE as error:
-        raise DataError(f"{path} is no image: {first_line(error)}") from error
 
 
 def _color(path: Path, size: int) -> npt.NDArray[np.float32]:
