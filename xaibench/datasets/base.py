@@ -70,8 +70,8 @@ class Split(ABC):
         return f"{self.fingerprint} {self.ids[index]}"
 
 
-def regions_of(split: Split, index: int, frame: Frame | None) -> Mapping[int, Region]:
-    """Return the regions of an image in a frame, None for its own size, of any split.
+def regions_of(split: Split, index: int, frame: Frame | Literal["input"] | None = "input") -> Mapping[int, Region]:
+    """Return the regions of an image in a frame, as `Split.regions` does, of any split.
 
     A split whose `regions` takes the index alone knows them in the input's frame, from where they are stretched.
     """
@@ -79,7 +79,7 @@ def regions_of(split: Split, index: int, frame: Frame | None) -> Mapping[int, Re
     if any(known.name == "frame" or known.kind is Parameter.VAR_KEYWORD for known in taken):
         return split.regions(index, frame=frame)
     known = split.regions(index)
-    return known if frame is None else {target: region.to(frame) for target, region in known.items()}
+    return known if not isinstance(frame, Frame) else {target: region.to(frame) for target, region in known.items()}
 
 
 @dataclass(frozen=True)

@@ -238,11 +238,7 @@ class _Chosen(Split):
         return self._split[self._rows[index]]
 
     def regions(self, index: int, frame: Frame | Literal["input"] | None = "input") -> Mapping[int, Region]:
-        return (
-            self._split.regions(self._rows[index])
-            if frame == "input"
-            else regions_of(self._split, self._rows[index], frame)
-        )
+        return regions_of(self._split, self._rows[index], frame)
 
     def own_frame(self, index: int) -> Frame:
         return self._split.own_frame(self._rows[index])
