@@ -41,6 +41,10 @@ class NotApplicableError(XaibenchError):
     """An explainer or metric that does not apply to this classifier or data; names what to use instead."""
 
 
+PLUGIN_ERRORS = (Exception, SystemExit)
+"""What foreign code may raise when it is called: `SystemExit` too, or a plugin's ``sys.exit`` would end the run."""
+
+
 def first_line(error: BaseException, limit: int = 120) -> str:
     """Return the first line of an error's message, without its full stop, to quote inside another message.
 

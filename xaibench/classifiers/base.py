@@ -12,6 +12,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from xaibench.classifiers.hooked import Target
+from xaibench.classifiers.probe import alike, probe_images, tolerance_of
 from xaibench.errors import UsageError
 from xaibench.types import Prediction
 
@@ -40,20 +42,26 @@ class Classifier(nn.Module, ABC):
         own_maps: names of the maps that `head_with_maps` returns.
         head_is_pooled_linear: the head is global average pooling and one linear layer, which CAM needs.
         comes_trained: the weights are there when it is made, and no recipe trains it.
-        has_features: there is a layer to explain; False for a program that can't be looked into, whose `features` are
-            the images.
+        has_features: there is a layer to explain; False for a program that can't be looked into, or a network without
+            a layer that keeps places, whose `features` are the images.
+        no_target: why there is none, with the remedy; "" for a program.
+        target: the layer whose output the features are, where it was chosen by `find_target`.
+        memory_format: of the weights and images, as `optimized` finds it; None before.
     """
 
     body_is_frozen = False
     head_is_pooled_linear = False
     comes_trained = False
     has_features = True
+    no_target = ""
+    target: Target | None = None
+    memory_format: torch.memory_format | None = None
     own_maps: tuple[str, ...] = ()
 
     def __init__(self, classes: Sequence[str], input_size: int) -> None:
         super().__init__()
-        if len(set(classes)) != len(classes) or len(classes) < 2:
-            raise UsageError(f"a classifier needs at least two different classes, got {list(classes)}")
+        if len(set(classes)) != len(classes) or not classes:
+            raise UsageError(f"a classifier needs one class, or at least two different classes, got {list(classes)}")
         if input_size < 1:
             raise UsageError(f"input_size = {input_size}; it is the side of the images in pixels")
         self.classes = tuple(classes)
@@ -94,11 +102,35 @@ class Classifier(nn.Module, ABC):
         Raises:
             ValueError: as many ids as images are needed.
         """
-        if ids and len(ids) != len(images):
-            raise ValueError(f"{len(ids)} ids for {len(images)} images")
+        names = self.ids_of(images, ids)
         features = self.features(images)
         logits, maps = self.head_with_maps(features, images)
-        return Prediction(tuple(ids) or tuple(map(str, range(len(images)))), images, logits, features, maps)
+        return Prediction(names, images, logits, features, maps)
+
+    def network(self, images: Tensor) -> Tensor:
+        """Return logits (B, K) by the network's own forward pass, where `features` and `head` take a way of their own.
+
+        A classifier is refused where the two differ.
+        """
+        return self(images)  # type: ignore[no-any-return]
+
+    def check_task(self, task: str) -> None:
+        """Return if the logits are meant for a task, "multiclass" or "multilabel".
+
+        Raises:
+            UsageError: they are not.
+        """
+
+    @staticmethod
+    def ids_of(images: Tensor, ids: Sequence[str]) -> tuple[str, ...]:
+        """Return the ids of images, "0", "1", ... when none are given.
+
+        Raises:
+            ValueError: as many ids as images are needed.
+        """
+        if ids and len(ids) != len(images):
+            raise ValueError(f"{len(ids)} ids for {len(images)} images")
+        return tuple(ids) or tuple(map(str, range(len(images))))
 
     def trained_state(self) -> dict[str, Tensor]:
         """Return the tensors that training changes, by name: what a checkpoint holds."""
@@ -117,8 +149,34 @@ class Classifier(nn.Module, ABC):
         return next(self.parameters()).device
 
     def optimized(self) -> Self:
-        """Switch to eval mode and the memory layout that is fastest for inference; the numbers stay the same."""
-        return self.eval().to(memory_format=torch.channels_last)
+        """Switch to eval mode and the memory format that is fastest for inference; the numbers stay the same.
+
+        Channels last, unless the network does not take it (one that calls ``view`` on its maps) or gives other numbers.
+        """
+        self.eval()
+        if self.memory_format is None:
+            self.memory_format = torch.channels_last if self._takes_channels_last() else torch.contiguous_format
+        self.set_memory_format(self.memory_format)
+        return self
+
+    def set_memory_format(self, memory_format: torch.memory_format) -> None:
+        """Bring the weights into a memory format."""
+        self.to(memory_format=memory_format)
+
+    def laid_out(self, images: Tensor) -> Tensor:
+        """Return images (B, 3, H, W) in the memory format that the network takes."""
+        return images.contiguous(memory_format=self.memory_format or torch.contiguous_format)
+
+    def _takes_channels_last(self) -> bool:
+        image = probe_images(self.input_size)[:1].to(self.device)
+        with torch.no_grad():
+            wanted = self(image.contiguous())
+            self.set_memory_format(torch.channels_last)
+            try:
+                found = self(image.contiguous(memory_format=torch.channels_last))
+            except RuntimeError:
+                return False
+        return alike(found, wanted, tolerance_of(self)) or not bool(wanted.isfinite().all())
 
 
 class Normalize(nn.Module):

@@ -53,6 +53,7 @@ class GCM(Classifier):
     """
 
     body_is_frozen = True
+    memory_format = torch.channels_last
     own_maps = ("cwm", "ccm")
 
     def __init__(

@@ -6,12 +6,11 @@ where the attribute is the network, or a class or function that makes it when ca
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xaibench.classifiers.base import Classifier, Weights, hash_tensors, seeded
+from xaibench.classifiers.copies import copied
+from xaibench.classifiers.hooked import Hooked, Target
 from xaibench.classifiers.outside import Columns, Normalization, Prepare, trial_image
+from xaibench.classifiers.probe import check_network, probe_images, splits_well
+from xaibench.classifiers.target import NoTargetError, find_target
 from xaibench.classifiers.tokens import TokenGrid, is_vision_transformer
-from xaibench.errors import UsageError, XaibenchError, first_line
+from xaibench.errors import PLUGIN_ERRORS, UsageError, first_line
 from xaibench.types import Prediction
 
-_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+NO_LAYER = "none"
 
 
 class ModuleClassifier(Classifier):
@@ -34,19 +37,25 @@ class ModuleClassifier(Classifier):
     Args:
         classes: K class names.
         input_size: side of the images.
-        module: the network.
-        layer: what is explained: the name of one of its modules with an output (B, C, h, w), or that module. None: the
-            last such one that runs, adaptive pooling left aside; of a timm ViT the last block's input.
+        module: the network. It gives logits (B, K), or an object, mapping or tuple with them, in any precision.
+        layer: what is explained: the name of one of its modules, or that module. None: the one that `find_target`
+            finds. "none": no layer, for methods that need none (gradients of the image, changed images).
+        layout: how that layer's output lies on the image, taken as right without a test: "channels_first" (B, C, h, w),
+            "channels_last" (B, h, w, C), "tokens" (B, N, C) or "tokens_first" (N, B, C). None: found by a test.
         normalize: see `Normalization`.
         channels: 3, or 1 for a network of grey images.
         resize: side that the network sees images at, when it is not theirs.
         outputs: which of the network's outputs the classes are; None: all, in order.
+        negative: of a network with one logit and two classes, the class that a low value means; see `Columns`.
+        copy: False takes the module itself, for one that can't be copied; it is switched to eval mode.
 
     The head is the network itself, run with the layer's output replaced: what comes before the layer runs again, unless
-    it is inside it (a container such as torchvision's ``features``).
+    it is inside it (a container such as torchvision's ``features``) or the layer is the last block's input of a Vision
+    Transformer of timm.
 
     Raises:
-        UsageError: an option out of its range, a network that takes no such images or gives no logits, or no layer.
+        UsageError: an option out of its range, a network that takes no such images or gives no logits, one whose output
+            for an image depends on the others of the batch or on chance, or a layer that is none.
     """
 
     comes_trained = True
@@ -58,64 +67,56 @@ class ModuleClassifier(Classifier):
         *,
         module: nn.Module,
         layer: str | nn.Module | None = None,
+        layout: str | None = None,
         normalize: Normalization = "imagenet",
         channels: int = 3,
         resize: int | None = None,
         outputs: Sequence[int] | None = None,
+        negative: str | None = None,
+        copy: bool = True,
     ) -> None:
         super().__init__(classes, input_size)
         self.what = type(module).__name__
         self.normalize = Prepare(self.what, normalize, channels, resize)
-        self.columns = Columns(self.what, classes, outputs)
+        self.columns = Columns(self.what, classes, outputs, negative)
+        if layout is not None and layer is None:
+            raise UsageError(f"{self.what}: layout = {layout!r} says how a layer's output is laid out: give layer too")
         if isinstance(layer, nn.Module):
             layer = _name_of(module, layer)
-        self.module: Any = copy.deepcopy(module)
+        self.module: Any = copied(module, self.what) if copy else module
         self.weights = Weights(f"module:{self.what}", hash_tensors(module.state_dict().items()))
         self.eval()
-        device = next((tensor.device for tensor in module.state_dict().values()), torch.device("cpu"))
-        self.normalize.to(device)
-        grid = layer is None and channels == 3 and is_vision_transformer(module)
-        self.tokens = TokenGrid(self.module, self.normalize) if grid else None
-        image = trial_image(self.normalize, input_size)
-        self.layer_name, self._call = (
-            ("the last block's input", 1) if self.tokens else self._choose(image, self._spatial(image), layer)
-        )
-        self.head_is_pooled_linear = self._last_linear(image) is not None
+        self.normalize.to(_device_of(module))
+        self.split: Hooked | TokenGrid | None = None
+        self._try_precisions()
+        check_network(self, self.what)
+        self._choose(layer, layout)
+        self.head_is_pooled_linear = self._last_linear() is not None
 
     def features(self, images: Tensor) -> Tensor:
-        if self.tokens is not None:
-            return self.tokens.features(images)
-        try:
-            with self._layer(self._stop):
-                self.module(self.normalize(images))
-        except _Stop as stop:
-            return stop.features
-        raise UsageError(f"{self.what} did not run its layer {self.layer_name!r}: give another layer")
+        if self.split is None:
+            return images * 1.0
+        return (
+            self.split.features(images)
+            if isinstance(self.split, TokenGrid)
+            else self.split.features(self._runs(images))
+        )
 
     def head(self, features: Tensor, images: Tensor) -> Tensor:
-        if self.tokens is not None:
-            return self.columns(self.tokens.head(features, images))
-        with self._layer(lambda _: features.clone()):  # an in-place activation may follow
-            return self.columns(self.module(self.normalize(images)))
+        if self.split is None:
+            return self.forward(features)
+        if isinstance(self.split, TokenGrid):
+            return self.columns(self.split.head(features, images), len(images))
+        return self.columns(self.split.head(self._runs(images), features), len(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.columns(self.module(self.normalize(images)))
+        return self.columns(self._runs(images)(), len(images))
 
     def predict(self, images: Tensor, ids: Sequence[str] = ()) -> Prediction:
-        if self.tokens is not None:
+        if not isinstance(self.split, Hooked):
             return super().predict(images, ids)
-        if ids and len(ids) != len(images):
-            raise ValueError(f"{len(ids)} ids for {len(images)} images")
-        seen: list[Tensor] = []
-
-        def keep(run: Callable[[], Tensor]) -> Tensor:
-            output = run()
-            seen.append(output.clone())
-            return output
-
-        with self._layer(keep):
-            logits = self.columns(self.module(self.normalize(images)))
-        return Prediction(tuple(ids) or tuple(map(str, range(len(images)))), images, logits, seen[0])
+        output, features = self.split.both(self._runs(images))
+        return Prediction(self.ids_of(images, ids), images, self.columns(output, len(images)), features)
 
     def class_weights(self) -> Tensor:
         """Return the last layer's weights, (K, C).
@@ -123,101 +124,109 @@ class ModuleClassifier(Classifier):
         Raises:
             UsageError: the head is not global average pooling and one linear layer.
         """
-        last = self._last_linear(trial_image(self.normalize, self.input_size)) if self.head_is_pooled_linear else None
+        last = self._last_linear() if self.head_is_pooled_linear else None
         if last is None:
             raise UsageError(f"{self.what}'s head is more than average pooling and one linear layer")
-        return last.weight if self.columns.outputs is None else last.weight[self.columns.outputs]
+        return self.columns.chosen(last.weight.T).T.float()
+
+    def check_task(self, task: str) -> None:
+        self.columns.check_task(task)
 
     @property
     def device(self) -> torch.device:
         return self.normalize.scale.mean.device
 
-    @contextmanager
-    def _layer(self, instead: Callable[[Callable[[], Tensor]], Tensor]) -> Iterator[None]:
-        """Let `instead` take the layer's place for the block; it is handed what would run the layer."""
-        layer = self.module.get_submodule(self.layer_name)
-        forward, calls = layer.forward, 0
+    @property
+    def layer_name(self) -> str:
+        """The path of the explained layer, "" where there is none."""
+        return self.target.name if self.target else ""
 
-        def run(*inputs: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls != self._call:
-                return forward(*inputs, **options)
-            return instead(lambda: forward(*inputs, **options))
+    def set_memory_format(self, memory_format: torch.memory_format) -> None:
+        super().set_memory_format(memory_format)
+        self.normalize.memory_format = memory_format
+        if isinstance(self.split, Hooked):
+            self.split.memory_format = memory_format
 
-        was_own = "forward" in vars(layer)
-        layer.forward = run
-        try:
-            yield
-        finally:
-            if was_own:
-                layer.forward = forward
-            else:
-                del layer.forward
+    def _runs(self, images: Tensor) -> Callable[[], Any]:
+        enlarged = images.shape[-1] / self.input_size  # probe images may be larger
+        return lambda: self.module(self.normalize(images, enlarged))
 
-    @staticmethod
-    def _stop(run: Callable[[], Tensor]) -> Tensor:
-        raise _Stop(run().clone())
-
-    def _spatial(self, image: Tensor) -> list[str]:
-        """Run one image and name the modules with an output (B, C, h, w), in the order in which they end."""
-        names: list[str] = []
-        handles = []
-        for name, layer in self.module.named_modules():
-            if name and not isinstance(layer, torch.jit.ScriptModule):
-
-                def note(_: Any, __: Any, output: Any, name: str = name) -> None:
-                    if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-1] * output.shape[-2] > 1:
-                        names.append(name)
-
-                handles.append(layer.register_forward_hook(note))
-        try:
-            with torch.no_grad():
-                self.columns(self.module(self.normalize(image)))
-        except XaibenchError:
-            raise
-        except Exception as error:  # whatever a user's network raises
-            side = self.normalize.resize or self.input_size
-            raise UsageError(
-                f"{self.what} takes no images of {self.normalize.channels} x {side} x {side}: {first_line(error)}. "
-                "See its options channels and resize"
-            ) from error
-        finally:
-            for handle in handles:
-                handle.remove()
-        return names
-
-    def _choose(self, image: Tensor, spatial: Sequence[str], layer: str | None) -> tuple[str, int]:
-        """Return the name of the explained layer, and at which of its calls."""
-        if layer is not None:
-            if layer not in spatial:
-                near = f"; it has {', '.join(dict.fromkeys(spatial))}"[:300] if spatial else ""
-                raise UsageError(f"{self.what} has no module {layer!r} with an output (B, C, h, w){near}")
-            return layer, spatial.count(layer)
-        for name in reversed(spatial):
-            if not isinstance(self.module.get_submodule(name), _POOLS):
-                return name, spatial.count(name)
+    def _try_precisions(self) -> None:
+        """Find the precision of images that the network takes, and whether it takes them and gives logits at all."""
+        own = next((tensor.dtype for tensor in self.module.parameters() if tensor.is_floating_point()), torch.float32)
+        images = probe_images(self.input_size)[:1].to(self.device)
+        fault: BaseException | None = None
+        for dtype in dict.fromkeys((own, torch.float32, torch.float64)):
+            self.normalize.dtype = dtype
+            try:
+                with torch.no_grad():
+                    self(images)
+                return
+            except UsageError:
+                raise
+            except PLUGIN_ERRORS as error:  # whatever a user's network raises
+                fault = fault or error
+        assert fault is not None
+        side = self.normalize.resize or self.input_size
+        half = own in (torch.float16, torch.bfloat16)
+        remedy = "call its float() first" if half else "See its options channels and resize"
         raise UsageError(
-            f"no module of {self.what} has an output (B, C, h, w), so that there is nothing to explain: save it as "
-            "TorchScript and use torchscript:FILE with occlusion or rise"
+            f"{self.what} takes no images of {self.normalize.channels} x {side} x {side}: {first_line(fault)}. {remedy}"
+        ) from fault
+
+    def _choose(self, layer: str | None, layout: str | None) -> None:
+        """Choose the explained layer, and split the network there so that head(features) is the network."""
+        if layer == NO_LAYER:
+            self.has_features, self.no_target = False, "by the option layer=none there is none"
+            return
+        try:
+            self.target = find_target(self.module, self.forward, self.input_size, self.device, layer=layer, kind=layout)
+        except NoTargetError as error:
+            raise UsageError(
+                f"{self.what}: {first_line(error, 300)}, so that there is nothing to explain: name a layer with "
+                "layer=, and how it is laid out with layout=; or take layer=none (or save it as TorchScript, "
+                "torchscript:FILE) for methods that need no layer, such as saliency, occlusion or rise"
+            ) from error
+        except UsageError as error:
+            raise UsageError(f"{self.what} has {first_line(error, 600)}") from error
+        images = probe_images(self.input_size).to(self.device)
+        for split in self._splits(self.target):
+            self.split = split
+            with torch.no_grad():
+                if splits_well(self, images):
+                    return
+        raise UsageError(
+            f"{self.what} gives other logits when the output of its layer {self.target.name!r} is put in place by "
+            "hand: name another with layer=, or take layer=none for methods that need no layer"
         )
 
-    def _last_linear(self, image: Tensor) -> nn.Linear | None:
+    def _splits(self, target: Target) -> Iterator[Hooked | TokenGrid]:
+        """Yield the ways to split the network at its target, the fastest first."""
+        if self.normalize.channels == 3 and is_vision_transformer(self.module):
+            grid = TokenGrid(self.module, self.normalize)
+            if grid.layer == target.name:
+                yield grid
+        yield Hooked(self.module, target)
+
+    def _last_linear(self) -> nn.Linear | None:
         """Find by trial the linear layer that with average pooling makes the head: names prove nothing."""
-        if self.tokens is not None:
+        if not isinstance(self.split, Hooked):
             return None
+        image = trial_image(self.normalize, self.input_size)
         with torch.no_grad():
             features = torch.randn(self.features(image).shape, generator=torch.Generator().manual_seed(0)).to(image)
             try:
                 logits = self.head(features, image)
             except RuntimeError:
                 return None
+            pooled = features.mean(dim=(-2, -1))
             for layer in reversed(list(self.module.modules())):
                 if isinstance(layer, nn.Linear) and layer.in_features == features.shape[1]:
-                    closed = F.linear(features.mean(dim=(-2, -1)), layer.weight, layer.bias)
-                    chosen = closed if self.columns.outputs is None else closed[:, self.columns.outputs]
-                    if chosen.shape == logits.shape and torch.allclose(chosen, logits, atol=1e-4):
-                        return layer
+                    closed = F.linear(pooled.to(layer.weight.dtype), layer.weight, layer.bias)
+                    with suppress(UsageError):
+                        chosen = self.columns.chosen(closed).float()
+                        if torch.allclose(chosen, logits, atol=1e-4):
+                            return layer
         return None
 
 
@@ -230,7 +239,7 @@ class FromPython(ModuleClassifier):
         classes: K class names.
         input_size: side of the images.
         model: the import path.
-        layer, normalize, channels, resize, outputs: see `ModuleClassifier`.
+        layer, layout, normalize, channels, resize, outputs, negative, copy: see `ModuleClassifier`.
 
     Raises:
         UsageError: nothing there, or no network; else as `ModuleClassifier`.
@@ -243,10 +252,13 @@ class FromPython(ModuleClassifier):
         *,
         model: str,
         layer: str | None = None,
+        layout: str | None = None,
         normalize: Normalization = "imagenet",
         channels: int = 3,
         resize: int | None = None,
         outputs: Sequence[int] | None = None,
+        negative: str | None = None,
+        copy: bool = True,
     ) -> None:
         with seeded(0):
             module = import_module_of(model)
@@ -255,10 +267,13 @@ class FromPython(ModuleClassifier):
             input_size,
             module=module,
             layer=layer,
+            layout=layout,
             normalize=normalize,
             channels=channels,
             resize=resize,
             outputs=outputs,
+            negative=negative,
+            copy=copy,
         )
         self.weights = Weights(f"module:{model}", self.weights.sha256)
 
@@ -278,7 +293,7 @@ def import_module_of(path: str) -> nn.Module:
             found = getattr(found, part)
         if not isinstance(found, nn.Module) and callable(found):
             found = found()
-    except Exception as error:  # whatever the user's code raises
+    except PLUGIN_ERRORS as error:  # whatever the user's code raises
         raise UsageError(f"module:{path}: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(found, nn.Module):
         raise UsageError(f"module:{path} is a {type(found).__name__}; it is an nn.Module, or what makes one")
@@ -302,10 +317,8 @@ def _import_file(path: Path) -> Any:
     return module
 
 
-class _Stop(Exception):
-    def __init__(self, features: Tensor) -> None:
-        super().__init__()
-        self.features = features
+def _device_of(module: nn.Module) -> torch.device:
+    return next((tensor.device for tensor in module.state_dict().values()), torch.device("cpu"))
 
 
 def _name_of(module: nn.Module, layer: nn.Module) -> str:

@@ -42,6 +42,7 @@ class NIN(Classifier):
     """
 
     own_maps = ("confidence",)
+    memory_format = torch.channels_last
 
     def __init__(
         self,

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from xaibench.classifiers.base import Classifier, Weights
 from xaibench.classifiers.outside import Columns, Normalization, Prepare, existing, trial_image
-from xaibench.errors import UsageError, WeightsError, XaibenchError, first_line
+from xaibench.classifiers.probe import check_network
+from xaibench.errors import PLUGIN_ERRORS, UsageError, WeightsError, XaibenchError, first_line
 from xaibench.limits import check_archive
 
 _ONLY, _NOT_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -41,6 +42,7 @@ class Program(Classifier):
         channels: 3, or 1 for a network of grey images.
         resize: side that the network sees images at, when it is not theirs.
         outputs: which of the network's outputs the classes are; None: all, in order.
+        negative: of a network with one logit and two classes, the class that a low value means; see `Columns`.
 
     Raises:
         UsageError: an option out of its range, or a program that takes no such images or gives no logits.
@@ -62,18 +64,19 @@ class Program(Classifier):
         channels: int = 3,
         resize: int | None = None,
         outputs: Sequence[int] | None = None,
+        negative: str | None = None,
     ) -> None:
         super().__init__(classes, input_size)
         what = f"{self.kind}:{file}"
         self.normalize = Prepare(what, normalize, channels, resize)
-        self.columns = Columns(what, classes, outputs)
+        self.columns = Columns(what, classes, outputs, negative)
         path = existing(file, what)
         self.weights = Weights(f"file:{file}", hashlib.sha256(path.read_bytes()).hexdigest())
         try:
             self.batch = self.load(path)  # how many images the program insists on
         except XaibenchError:
             raise
-        except Exception as error:  # each library has its own
+        except PLUGIN_ERRORS as error:  # each library has its own
             raise WeightsError(f"{what} is no such program: {first_line(error)}") from error
         self._try(what)
 
@@ -91,13 +94,16 @@ class Program(Classifier):
     def head(self, features: Tensor, images: Tensor) -> Tensor:
         seen = self.normalize(features)
         if self.batch is None:
-            return self.columns(self.run(seen))
+            return self.columns(self.run(seen), len(seen))
         found = []
         for chunk in torch.split(seen, self.batch):
             missing = self.batch - len(chunk)
             whole = torch.cat([chunk, chunk[-1:].expand(missing, -1, -1, -1)]) if missing else chunk
-            found.append(self.columns(self.run(whole))[: len(chunk)])
+            found.append(self.columns(self.run(whole), self.batch)[: len(chunk)])
         return torch.cat(found)
+
+    def check_task(self, task: str) -> None:
+        self.columns.check_task(task)
 
     @property
     def device(self) -> torch.device:
@@ -107,9 +113,10 @@ class Program(Classifier):
         try:
             with torch.no_grad():
                 self(trial_image(self.normalize, self.input_size))
+                check_network(self, what)
         except XaibenchError:
             raise
-        except Exception as error:  # each library has its own
+        except PLUGIN_ERRORS as error:  # each library has its own
             side = self.normalize.resize or self.input_size
             raise UsageError(
                 f"{what} takes no images of {self.normalize.channels} x {side} x {side}: {first_line(error, 200)}. "

@@ -12,9 +12,13 @@ from torch import Tensor, nn
 
 from xaibench.classifiers.base import Classifier
 from xaibench.classifiers.densenet import run_densenet
+from xaibench.classifiers.hooked import Hooked
+from xaibench.classifiers.probe import check_network, probe_images, splits_well
+from xaibench.classifiers.target import NoTargetError, find_target
 from xaibench.classifiers.tokens import TokenGrid, is_vision_transformer
 from xaibench.classifiers.weights import build_backbone, normalize_of, pretrained_config
 from xaibench.errors import UsageError, first_line
+from xaibench.types import Prediction
 
 
 class TimmClassifier(Classifier):
@@ -30,7 +34,8 @@ class TimmClassifier(Classifier):
         seed: of the last layer's initial weights (of all, when weights are "random").
 
     `features` are `forward_features`, (B, C, h, w): DenseNet-121 1024 x 8 x 8 at 256 px. A Vision Transformer takes any
-    size that its patches divide; its features are the patch tokens that enter its last block, see `TokenGrid`.
+    size that its patches divide; its features are the patch tokens that enter its last block, or leave it where the
+    head pools them, see `TokenGrid`. A model whose ``forward`` is something else is split where `find_target` says.
 
     Raises:
         UsageError: an unknown model, one that does not take the input size, or whose features are no (B, C, h, w).
@@ -56,6 +61,7 @@ class TimmClassifier(Classifier):
         self.model, self.weights = build_backbone(model, weights, seed=seed, num_classes=len(classes), **sized)
         self.normalize = normalize_of(model)
         self.tokens = TokenGrid(self.model, self._prepare) if is_vision_transformer(self.model) else None
+        self.split: Hooked | None = None
         self.channels_are_last = False
         self._try(model)
         last: Any = self.model.get_classifier()
@@ -63,6 +69,8 @@ class TimmClassifier(Classifier):
         self.head_is_pooled_linear = self.last_layer is not None and self._pools_then_multiplies()
 
     def features(self, images: Tensor) -> Tensor:
+        if self.split is not None:
+            return self.split.features(lambda: self.network(images))
         if self.tokens is not None:
             return self.tokens.features(images)
         images = self._prepare(images)
@@ -72,13 +80,25 @@ class TimmClassifier(Classifier):
         return features.permute(0, 3, 1, 2) if self.channels_are_last else features
 
     def head(self, features: Tensor, images: Tensor) -> Tensor:
+        if self.split is not None:
+            return self.split.head(lambda: self.network(images), features)  # type: ignore[no-any-return]
         if self.tokens is not None:
             return self.tokens.head(features, images)
         return self.model.forward_head(features.permute(0, 2, 3, 1) if self.channels_are_last else features)  # type: ignore[no-any-return]
 
+    def network(self, images: Tensor) -> Tensor:
+        return self.model(self._prepare(images))  # type: ignore[no-any-return]
+
+    def predict(self, images: Tensor, ids: Sequence[str] = ()) -> Prediction:
+        if self.split is None:
+            return super().predict(images, ids)
+        logits, features = self.split.both(lambda: self.network(images))
+        return Prediction(self.ids_of(images, ids), images, logits, features)
+
     def _prepare(self, images: Tensor) -> Tensor:
         if self.resize is not None:
-            images = F.interpolate(images, size=self.resize, mode="bilinear", align_corners=False)
+            size = round(self.resize * images.shape[-1] / self.input_size)  # probe images may be larger
+            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
         return self.normalize(images)  # type: ignore[no-any-return]
 
     def class_weights(self) -> Tensor:
@@ -92,34 +112,61 @@ class TimmClassifier(Classifier):
         return self.last_layer.weight
 
     def _try(self, model: str) -> None:
-        """Run one image through, so that a model that does not fit says so before an hour of training."""
+        """Run probe images through, so that a model that does not fit says so before an hour of training."""
         training = self.training
         self.eval()
+        images = probe_images(self.input_size)
         try:
             with torch.no_grad():
-                images = torch.zeros(1, 3, self.input_size, self.input_size)
-                features = self.features(images)
-                # A Swin's grid is (B, h, w, C); other transformers' tokens are (B, N, C).
+                self.network(images[:1])
+                check_network(self, f"timm:{model}")
+                shape = self._shape_of_features(images[:1])
                 channels = getattr(self.model, "embed_dim", None) if self.tokens else self.model.num_features
-                if features.ndim == 4 and features.shape[1] != channels and features.shape[3] == channels:
-                    self.channels_are_last = True
-                    features = features.permute(0, 3, 1, 2)
-                if features.ndim != 4 or features.shape[1] != channels:
-                    raise UsageError(
-                        f"timm:{model}'s features have shape {tuple(features.shape)}, not (B, C, h, w): take a CNN or "
-                        "a plain Vision Transformer (vit_*, deit_*)"
-                    )
-                self.head(features, images)
+                # A Swin's grid is (B, h, w, C); other transformers' tokens are (B, N, C).
+                at = [axis for axis in (1, 3) if len(shape) == 4 and shape[axis] == channels]
+                self.channels_are_last = at == [3]
+                if len(at) == 1 and splits_well(self, images):
+                    return
+            self._split_by_hooks(model, shape)
         except (RuntimeError, ValueError, AssertionError) as error:
             side = self.resize or self.input_size
             raise UsageError(f"timm:{model} takes no images of {side} px: {first_line(error)}") from error
         finally:
             self.train(training)
 
+    def _shape_of_features(self, image: Tensor) -> tuple[int, ...]:
+        try:
+            return tuple(self.features(image).shape)
+        except (AttributeError, TypeError):  # a model of somebody's own, registered with timm
+            return ()
+
+    def _split_by_hooks(self, model: str, shape: tuple[int, ...]) -> None:
+        """Split at the layer that `find_target` finds, as the model's own parts are not its ``forward``.
+
+        Raises:
+            UsageError: there is none.
+        """
+        images = probe_images(self.input_size)
+        self.tokens, self.channels_are_last = None, False
+        try:
+            self.target = find_target(self.model, self.network, self.input_size, images.device)
+            self.split = Hooked(self.model, self.target)
+            with torch.no_grad():
+                if splits_well(self, images):
+                    return
+            reason = f"with the output of {self.target.name} put in place by hand it gives other logits"
+        except NoTargetError as error:
+            reason = first_line(error, 300)
+        own = f"features have shape {shape}, not (B, C, h, w)" if len(shape) != 4 else "features are not what it reads"
+        raise UsageError(
+            f"timm:{model}'s {own}, and it can't be split elsewhere ({reason}): take a CNN or a plain Vision "
+            "Transformer (vit_*, deit_*)"
+        )
+
     def _pools_then_multiplies(self) -> bool:
         """Try the head on random features against its closed form: what the layers are called proves nothing."""
         assert self.last_layer is not None
-        if self.tokens is not None:
+        if self.tokens is not None or self.split is not None:
             return False
         training = self.training
         self.eval()

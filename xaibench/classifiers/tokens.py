@@ -1,8 +1,9 @@
-"""A Vision Transformer as body and head: the patch tokens that enter the last block are the features.
+"""A Vision Transformer as body and head, split where the head still depends on every patch token.
 
-After the last block a head that reads the class token has no use for the patch tokens, so their gradient is zero there:
-the block's input is the last place where all methods find something. It is what pytorch-grad-cam's examples take, up to
-the block's first norm. The class token and the registers have no place on the grid; they stay here, by image.
+After the last block a head that reads the class token alone has no use for the patch tokens, so their gradient is zero
+there: the block's input is the last place where all methods find something. It is what pytorch-grad-cam's examples
+take, up to the block's first norm. A head that pools the patch tokens reads those that leave the last norm. The class
+token and the registers have no place on the grid; they stay here, by image.
 """
 
 from __future__ import annotations
@@ -27,15 +28,19 @@ def is_vision_transformer(model: Any) -> bool:
 
 
 class TokenGrid:
-    """Splits a timm ViT before its last block; holds no weights of its own.
+    """Splits a timm ViT at its last block, or behind it; holds no weights of its own.
 
     Args:
-        model: a timm `VisionTransformer`.
+        model: a timm `VisionTransformer`. Whether its ``forward`` is what this takes it for is for the caller to check.
         prepare: what images go through before `model`.
+
+    Attributes:
+        behind: the features are the patch tokens behind the last block and norm, in place of those before the block.
     """
 
     def __init__(self, model: Any, prepare: Callable[[Tensor], Tensor]) -> None:
         self.model, self.prepare = model, prepare
+        self.behind = model.attn_pool is not None or model.global_pool not in ("", "token")
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
         self._last: tuple[Tensor, Tensor] | None = None
 
@@ -45,9 +50,16 @@ class TokenGrid:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
+    @property
+    def layer(self) -> str:
+        """The module whose output the features are."""
+        last = "norm" if not isinstance(self.model.norm, torch.nn.Identity) else "blocks"
+        return last if self.behind else f"blocks.{len(self.model.blocks) - 2}"
+
     def features(self, images: Tensor) -> Tensor:
-        """Return the patch tokens that enter the last block, (B, C, h, w), of images (B, 3, H, W)."""
-        tokens = self._body(images)
+        """Return the patch tokens, (B, C, h, w), of images (B, 3, H, W)."""
+        prepared = self.prepare(images)
+        tokens = self._body(prepared)
         prefix, patches = tokens[:, : self._prefixes()], tokens[:, self._prefixes() :]
         self._last = (images, prefix)
         if not self.model.training:
@@ -56,7 +68,7 @@ class TokenGrid:
                 self._kept.move_to_end(key)
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
-        height, width = self.model.patch_embed.grid_size
+        height, width = grid_of(self.model, prepared)
         return patches.transpose(1, 2).reshape(len(patches), -1, height, width)
 
     def head(self, features: Tensor, images: Tensor) -> Tensor:
@@ -66,18 +78,20 @@ class TokenGrid:
         class tokens bring theirs.
         """
         tokens = torch.cat([self._prefix(features, images), features.flatten(2).transpose(1, 2)], dim=1)
-        logits: Tensor = self.model.forward_head(self.model.norm(self.model.blocks[-1](tokens)))
+        if not self.behind:
+            tokens = self.model.norm(self.model.blocks[-1](tokens))
+        logits: Tensor = self.model.forward_head(tokens)
         return logits
 
     def _prefixes(self) -> int:
         return int(self.model.num_prefix_tokens)
 
-    def _body(self, images: Tensor) -> Tensor:
+    def _body(self, prepared: Tensor) -> Tensor:
         model = self.model
-        tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(self.prepare(images)))))
-        for block in model.blocks[:-1]:
+        tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(prepared))))
+        for block in model.blocks if self.behind else model.blocks[:-1]:
             tokens = block(tokens)
-        return tokens  # type: ignore[no-any-return]
+        return model.norm(tokens) if self.behind else tokens  # type: ignore[no-any-return]
 
     def _prefix(self, features: Tensor, images: Tensor) -> Tensor:
         """Return the tokens without a place, (B, P, C): from the pass that made the features, else from another."""
@@ -88,13 +102,13 @@ class TokenGrid:
             self._last = None  # the graph must not outlive its step
             return prefix
         if features.grad_fn is not None:
-            return self._body(images)[:, : self._prefixes()]
+            return self._body(self.prepare(images))[:, : self._prefixes()]
         found = [self._kept.get(key) for key in self._keys(images)]
         kept = [token for token in found if token is not None]
         if len(kept) == len(found):
             return torch.stack(kept)
         with torch.no_grad():
-            return self._body(images)[:, : self._prefixes()]
+            return self._body(self.prepare(images))[:, : self._prefixes()]
 
     def _keys(self, images: Tensor) -> list[bytes]:
         """Return what tells images apart, under the present weights."""
@@ -106,3 +120,13 @@ class TokenGrid:
             for row in rows.detach().cpu()
         ]
         return keys * len(images) if once else keys
+
+
+def grid_of(model: Any, prepared: Tensor) -> tuple[int, int]:
+    """Return rows and columns of a timm ViT's patches, of images (B, 3, H, W) of any size that it takes.
+
+    Raises:
+        AttributeError: its embedding does not say.
+    """
+    height, width = model.patch_embed.dynamic_feat_size(tuple(prepared.shape[-2:]))
+    return int(height), int(width)

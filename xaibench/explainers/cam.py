@@ -126,12 +126,13 @@ def check_features(classifier: Classifier, explainer: str) -> None:
     """Return if the classifier has a layer to explain.
 
     Raises:
-        NotApplicableError: it is a program that can't be looked into.
+        NotApplicableError: it has none.
     """
     if not classifier.has_features:
+        why = classifier.no_target or f"{type(classifier).__name__} is a program that shows none"
         raise NotApplicableError(
-            f"{explainer} needs the features of a layer, and {type(classifier).__name__} is a program that shows none: "
-            "use rise or occlusion, which need forward passes only"
+            f"{explainer} needs the features of a layer, and {why}: use rise or occlusion, which need forward passes "
+            "only"
         )
 
 

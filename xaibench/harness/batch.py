@@ -177,7 +177,7 @@ class BatchWork:
     def _prediction(self) -> Prediction:
         classifier, batch = self.work.classifier, self._images
         began = time.perf_counter()
-        images = batch.images.to(classifier.device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        images = classifier.laid_out(batch.images.to(classifier.device, non_blocking=True))
         prediction = self.work.forward(images, batch.ids)
         self._forward_seconds = time.perf_counter() - began
         return prediction

@@ -30,6 +30,7 @@ from xaibench.harness.records import Records
 from xaibench.harness.run import Run, save_run
 from xaibench.harness.selection import select_metrics
 from xaibench.harness.setup import (
+    check_logits,
     choose_device,
     load_metrics,
     load_splits,
@@ -133,6 +134,8 @@ def evaluate(
         classifier, model, spec, protocol, splits, given=checkpoint, devices=devices, progress=progress
     )
     model.optimized()
+    if not model.comes_trained:
+        check_logits(model, classifier)  # an untrained last layer of zeros hides what differs
     shelf = Store(store) if store else None
     methods = {**asked, **baselines}
     size = find_batch_size(model) if batch_size == "auto" else batch_size

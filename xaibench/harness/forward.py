@@ -107,7 +107,7 @@ def find_batch_size(classifier: Classifier, default: int = 32) -> int:
 def _peak(classifier: Classifier, images: int) -> int:
     """Return the bytes that a forward pass of so many images takes at its peak."""
     device, side = classifier.device, classifier.input_size
-    batch = torch.zeros(images, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    batch = classifier.laid_out(torch.zeros(images, 3, side, side, device=device))
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     with torch.no_grad():

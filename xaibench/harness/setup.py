@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,18 @@ from torch import Tensor, nn
 from xaibench import registry
 from xaibench.benchmark import Benchmark, ClassifierSpec, Recipe, override
 from xaibench.classifiers.base import Classifier, Weights, hash_tensors
+from xaibench.classifiers.copies import deepcopied
+from xaibench.classifiers.module import ModuleClassifier
+from xaibench.classifiers.probe import check_network, check_parts
 from xaibench.datasets.base import Splits
-from xaibench.errors import NotApplicableError, PluginError, UsageError, WeightsError, XaibenchError
+from xaibench.errors import (
+    PLUGIN_ERRORS,
+    NotApplicableError,
+    PluginError,
+    UsageError,
+    WeightsError,
+    XaibenchError,
+)
 from xaibench.explainers.base import Explainer
 from xaibench.harness.records import MapMetric
 from xaibench.memory import keep_freed_memory
@@ -107,17 +116,17 @@ def make_classifier(name: str | nn.Module, spec: ClassifierSpec, benchmark: Benc
     if accepts("classifiers", name, "seed"):
         options = {"seed": spec.recipe.seed, **options}
     made = build("classifiers", name, classes=benchmark.classes, input_size=benchmark.input_size, **options)
-    assert isinstance(made, Classifier)
-    return made
+    if not isinstance(made, Classifier):
+        raise PluginError(f"classifier {name!r} makes a {type(made).__name__}, which is no Classifier")
+    return _checked(made, name, benchmark)
 
 
 def _wrapped(module: nn.Module, spec: ClassifierSpec, benchmark: Benchmark) -> Classifier:
-    from xaibench.classifiers.module import ModuleClassifier
-
     if not isinstance(module, Classifier):
         allowed = dict(spec.options)
         check_options(ModuleClassifier, type(module).__name__, {"classes": (), "module": module, **allowed})
-        return ModuleClassifier(benchmark.classes, benchmark.input_size, module=module, **allowed)
+        made = ModuleClassifier(benchmark.classes, benchmark.input_size, module=module, **allowed)
+        return _checked(made, type(module).__name__, benchmark)
     if spec.options:
         raise UsageError(f"{type(module).__name__} is made already: leave out the option {min(spec.options)}")
     for what, its, wanted in (
@@ -126,10 +135,41 @@ def _wrapped(module: nn.Module, spec: ClassifierSpec, benchmark: Benchmark) -> C
     ):
         if its != wanted:
             raise UsageError(f"{type(module).__name__} has {what} = {its}, benchmark {benchmark.name!r} {wanted}")
-    made = copy.deepcopy(module)  # the user's own keeps its mode and layout
-    made.comes_trained = True
-    made.weights = Weights(f"as given, on {made.weights.source}", hash_tensors(made.state_dict().items()))
-    return made
+    given = deepcopied(module)  # the user's own keeps its mode and layout
+    given.comes_trained = True
+    given.weights = Weights(f"as given, on {given.weights.source}", hash_tensors(given.state_dict().items()))
+    return _checked(given, type(module).__name__, benchmark)
+
+
+def _checked(classifier: Classifier, name: str, benchmark: Benchmark) -> Classifier:
+    """Return a classifier after a look at its logits, see `check_logits`; this package's own have looked themselves."""
+    classifier.check_task(benchmark.task)
+    if not type(classifier).__module__.startswith("xaibench.classifiers."):
+        check_logits(classifier, name)
+    return classifier
+
+
+def check_logits(classifier: Classifier, name: str) -> None:
+    """Return if a classifier's logits of an image are its own, and body and head are the network.
+
+    Raises:
+        UsageError: they depend on the other images of a batch or on chance, or are not those of the network.
+        PluginError: the classifier can't be run.
+    """
+    modes = [(layer, layer.training) for layer in classifier.modules()]
+    try:
+        classifier.eval()
+        check_network(classifier, name)
+        check_parts(classifier, name)
+    except XaibenchError:
+        raise
+    except PLUGIN_ERRORS as error:
+        side = classifier.input_size
+        reason = f"classifier {name!r} can't be run on images of 3 x {side} x {side}: {registry.one_line(error)}"
+        raise PluginError(reason) from error
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
 
 
 def weights_hash(classifier: Classifier) -> str:
@@ -207,7 +247,7 @@ def obtain_weights(
 def expected_seconds(classifier: Classifier, recipe: Recipe, splits: Splits) -> float:
     """Estimate how long training takes, from one timed batch without gradients: a step costs about three of them."""
     images = torch.rand(recipe.batch_size, 3, classifier.input_size, classifier.input_size, device=classifier.device)
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = classifier.laid_out(images)
     was_training = classifier.training
     classifier.eval()
     with torch.no_grad():

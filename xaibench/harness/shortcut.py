@@ -225,7 +225,7 @@ def energies(
     found: dict[str, list[Array]] = {name: [] for name in explainers}
     areas = []
     for batch in batches(split, batch_size, rows):
-        images = batch.images.to(classifier.device).contiguous(memory_format=torch.channels_last)
+        images = classifier.laid_out(batch.images.to(classifier.device))
         masks = [torch.from_numpy(mask).to(images.device) for mask in _masks(batch.samples, split, target)]
         areas.append(np.stack([mask.double().mean((1, 2)).cpu().numpy() for mask in masks], axis=1))
         targets = torch.full((len(images),), target, device=images.device)
@@ -332,7 +332,7 @@ def _roc_auc(classifier: Classifier, split: Split, target: int, task: str, batch
     logits = []
     with torch.no_grad():
         for batch in batches(split, batch_size):
-            images = batch.images.to(classifier.device).contiguous(memory_format=torch.channels_last)
+            images = classifier.laid_out(batch.images.to(classifier.device))
             logits.append(classifier(images).double().cpu().numpy())
     return float(roc_auc(class_scores(np.concatenate(logits), task)[:, target], split.labels[:, target]))
 

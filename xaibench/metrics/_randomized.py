@@ -6,7 +6,6 @@ written to the classifier itself.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, Literal
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from xaibench.classifiers.base import Classifier, seeded
+from xaibench.classifiers.copies import deepcopied
 from xaibench.errors import UsageError
 from xaibench.explainers.base import seed_of
 from xaibench.metrics._rerun import count
@@ -70,7 +70,7 @@ def _all_random(classifier: Classifier, seed: int) -> Classifier:
     A layer draws by its `reset_parameters` (batch norms return to mean 0 and variance 1); one that has none draws from
     a normal distribution with its weights' own mean and standard deviation.
     """
-    made = copy.deepcopy(classifier).cpu().to(memory_format=torch.contiguous_format)  # layout must not decide a draw
+    made = deepcopied(classifier).cpu().to(memory_format=torch.contiguous_format)  # layout must not decide a draw
     for name, layer in layers(made):
         with seeded(seed_of("randomized", seed, name)), torch.no_grad():
             reset: Callable[[], object] | None = getattr(layer, "reset_parameters", None)
@@ -81,7 +81,7 @@ def _all_random(classifier: Classifier, seed: int) -> Classifier:
                 _draw(parameter)
             if _has_statistics(layer):
                 layer.reset_running_stats()  # type: ignore[operator]
-    return made.to(classifier.device).to(memory_format=torch.channels_last)
+    return made.to(classifier.device).to(memory_format=classifier.memory_format or torch.contiguous_format)
 
 
 def _draw(parameter: Tensor) -> None:
@@ -93,7 +93,7 @@ def _draw(parameter: Tensor) -> None:
 def _mixed(classifier: Classifier, source: Classifier, names: Sequence[str]) -> Classifier:
     """Return a copy that has the layers `names` from `source` and shares all other tensors with the classifier."""
     tensors = chain(classifier.parameters(), classifier.buffers())
-    made = copy.deepcopy(classifier, {id(tensor): tensor for tensor in tensors})
+    made = deepcopied(classifier, {id(tensor): tensor for tensor in tensors})
     into, out_of = dict(made.named_modules()), dict(source.named_modules())
     for name in names:
         for key, parameter in out_of[name].named_parameters(recurse=False):

@@ -27,7 +27,7 @@ _USED = "bytes of kept predictions"
 def predict(classifier: Classifier, images: Tensor, ids: Sequence[str]) -> Prediction:
     """Run a classifier on images (N, 3, H, W), without gradients."""
     with torch.no_grad():
-        return classifier.predict(images.contiguous(memory_format=torch.channels_last), ids)
+        return classifier.predict(classifier.laid_out(images), ids)
 
 
 def kept(explained: Explained, key: Hashable, make: Callable[[], Prediction]) -> Prediction:

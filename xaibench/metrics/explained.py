@@ -109,16 +109,13 @@ class Explained:
         """Return the logits of changed images, (N, K) float64; no gradient."""
         forward = self.forward.logits if self.forward else self.classifier
         with torch.no_grad():
-            logits = [
-                forward(part.contiguous(memory_format=torch.channels_last)).double()
-                for part in torch.split(images, CHUNK)
-            ]
+            logits = [forward(self.classifier.laid_out(part)).double() for part in torch.split(images, CHUNK)]
         return torch.cat(logits)
 
     def predict(self, images: Tensor, ids: Sequence[str]) -> Prediction:
         """Return the prediction of changed images (N, 3, H, W), without gradients."""
         with torch.no_grad():
-            return (self.forward or self.classifier.predict)(images.contiguous(memory_format=torch.channels_last), ids)
+            return (self.forward or self.classifier.predict)(self.classifier.laid_out(images), ids)
 
     def scores_of(self, make: Callable[[Tensor], Tensor], rows: Tensor, output: Output = "probability") -> Tensor:
         """Return `scores` of images that need not be in memory at once, (N,) float64.

@@ -203,7 +203,12 @@ class _Contract:
             kept = features.clone()
             logits = self.classifier.head(features, self.images)
             whole = self.classifier(self.images)
-        for what, found in (("head(features(images), images)", logits), ("forward(images)", whole)):
+            network = self.classifier.network(self.images)
+        for what, found in (
+            ("head(features(images), images)", logits),
+            ("forward(images)", whole),
+            ("network(images)", network),
+        ):
             self.report.expect(
                 same(found, self.wanted.logits),
                 "parts",
@@ -335,7 +340,7 @@ class _Contract:
         )
 
     def refuses(self) -> None:
-        for options, what in (({"classes": ("a",)}, "one class"), ({"input_size": 0}, "input_size = 0")):
+        for options, what in (({"classes": ()}, "no class"), ({"input_size": 0}, "input_size = 0")):
             try:
                 from xaibench.plugins import build
 

@@ -124,8 +124,10 @@ def _fill(
                 if view // 2 != copy or not classifier.body_is_frozen:
                     continue
                 pictures = torch.from_numpy(grey).expand(-1, 3, -1, -1)
+                pictures = pictures.flip(-1) if view % 2 else pictures
                 with torch.no_grad():
-                    found = classifier.features(_view(pictures, view % 2 == 1, classifier.device)).float().cpu().numpy()
+                    z = classifier.features(classifier.laid_out(pictures.to(classifier.device)))
+                found = z.float().cpu().numpy()
                 if features is None:
                     shape = (len(views), len(split), *found.shape[1:])
                     features = _new(folder / "features.part.npy", np.float32, shape)
@@ -155,11 +157,6 @@ def _beside(path: Path) -> Path:
 def _sum(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _view(images: Tensor, mirrored: bool, device: torch.device) -> Tensor:
-    images = images.flip(-1) if mirrored else images
-    return images.to(device).contiguous(memory_format=torch.channels_last)
 
 
 def _new(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:

@@ -138,10 +138,11 @@ class Training(L.LightningModule):
 
     def outputs(self, images: Tensor, features: Tensor | None) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return logits (B, K) and the classifier's own maps, from features where the body is frozen."""
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = self.classifier.laid_out(images)
         if features is None:
-            features = self.classifier.features(images)
-        return self.classifier.head_with_maps(features.contiguous(memory_format=torch.channels_last), images)
+            prediction = self.classifier.predict(images)  # one pass, also of a network that hooks split
+            return prediction.logits, prediction.maps
+        return self.classifier.head_with_maps(self.classifier.laid_out(features), images)
 
     def training_step(self, batch: tuple[Tensor, Tensor | None, Tensor], index: int) -> Tensor:
         images, features, labels = batch
