@@ -37,6 +37,10 @@ class PluginError(XaibenchError):
     """A plugin that is unknown, broken or claimed by two distributions."""
 
 
+class SideEffectError(PluginError):
+    """A plugin that changed the classifier or torch's settings, which were put back."""
+
+
 class NotApplicableError(XaibenchError):
     """An explainer or metric that does not apply to this classifier or data; names what to use instead."""
 

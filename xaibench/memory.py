@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import platform
 
+import torch
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGEST = 2**31 - 1
 _NEVER = -1  # to trim; the largest number would give back what a batch frees beyond 2 GB, each time
@@ -27,3 +29,10 @@ def keep_freed_memory() -> bool:
         return False
     wanted = ((_M_MMAP_THRESHOLD, _LARGEST), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, 64 * 2**20))
     return all(mallopt(parameter, value) == 1 for parameter, value in wanted)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that a batch was too large for the memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -172,6 +172,12 @@ class Prediction:
             _OfRows(self.maps, index),
         )
 
+    def copied(self) -> Prediction:
+        """Return a prediction whose tensors nobody else holds; own maps are copied when they are asked for."""
+        rows = list(range(len(self)))
+        maps = self.maps if isinstance(self.maps, _OfRows) else _OfRows(self.maps, rows)
+        return Prediction(self.ids, self.images.clone(), self.logits.clone(), self.features.clone(), maps)
+
     def class_maps(self, name: str, targets: Tensor) -> Tensor:
         """Return the map of one class of each image, (B, H, W), of the maps of that name; the others are not copied.
 

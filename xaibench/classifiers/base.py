@@ -17,6 +17,8 @@ from xaibench.classifiers.probe import alike, probe_images, tolerance_of
 from xaibench.errors import UsageError
 from xaibench.types import Prediction
 
+MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+
 
 @dataclass(frozen=True)
 class Weights:

@@ -18,6 +18,7 @@ from xaibench.classifiers.hooked import Target, replaced, with_tensor
 from xaibench.classifiers.layout import KINDS, Layout, Verdict, changes, judge, layouts, tensor_of
 from xaibench.classifiers.probe import QUARTERS, probe_images, with_quarters_changed
 from xaibench.errors import UsageError
+from xaibench.memory import out_of_memory
 
 Run = Callable[[Tensor], Tensor]
 """Runs the network on images (N, 3, S, S) in [0, 1] of any side S, and returns logits (N, K)."""
@@ -281,8 +282,8 @@ def judge_features(features: Callable[[Tensor], Tensor], size: int, device: torc
                     changed.append(changes(found, next(layouts(found.shape, QUARTERS + 1, "channels_first"))))
             except StopIteration:
                 raise ValueError("a grid below 2 x 2") from None
-            except Exception:  # a network of one size
-                if best is None:
+            except Exception as error:  # a network of one size
+                if best is None or out_of_memory(error):
                     raise
                 break
             best = max((verdict for verdict in (best, judge(changed)) if verdict), key=lambda known: known.rank)

@@ -173,6 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         _say(_os_error(error), state)
         return 1
+    except SystemExit as error:  # of a plugin: the command line itself never raises it
+        _say(f"a plugin ended the process, by sys.exit({error.code!r}). --debug shows where it did.", state)
+        return 1
     except Exception as error:
         _say(f"{type(error).__name__}: {error}. Not expected: --debug shows where it comes from.", state)
         return 1

@@ -48,9 +48,14 @@ class Patient:
         return cls(classifier, images, names, targets, prediction)
 
 
+def drawn_rows(split: Split, count: int = IMAGES) -> list[int]:
+    """Return which images of a split are looked at: a few, spread over it."""
+    return sorted({round(i * (len(split) - 1) / max(count - 1, 1)) for i in range(min(count, len(split)))})
+
+
 def draw(split: Split, count: int = IMAGES) -> tuple[Tensor, tuple[str, ...]]:
     """Return a few images of a split, spread over it, and their ids."""
-    rows = sorted({round(i * (len(split) - 1) / max(count - 1, 1)) for i in range(min(count, len(split)))})
+    rows = drawn_rows(split, count)
     batch = next(batches(split, len(rows), rows))
     return batch.images, batch.ids
 

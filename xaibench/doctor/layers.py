@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from xaibench.classifiers.base import Classifier
+from xaibench.classifiers.layout import Layout
+from xaibench.classifiers.probe import probe_images
+from xaibench.classifiers.target import every_place, judge_features
+from xaibench.doctor.outputs import gradient_of
 from xaibench.findings import Finding
+from xaibench.memory import out_of_memory
 
 if TYPE_CHECKING:
     from xaibench.doctor.diagnose import Patient
@@ -18,23 +23,18 @@ _SPATIAL = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 
 
 def check(patient: Patient) -> Iterator[Finding]:
-    """Say which layer is the target and why; find in-place changes of it, and a layer too early or too late."""
+    """Say which layer is the target and why; find one whose places are not the image's, or too early or too late."""
     classifier, images = patient.classifier, patient.images[:1]
     if not classifier.has_features:
-        yield Finding("note", "layer", "there is no target layer: the network is a program, run as it is", "", _who)
+        what = classifier.no_target or "the network is a program, run as it is"
+        yield Finding("note", "layer", f"there is no target layer: {what}", "", _who)
         return
     with torch.no_grad():
         body = _outputs(classifier, lambda: classifier.features(images))
         features = body.result
         kept = features.clone()
         head = _outputs(classifier, lambda: classifier.head(features, images), kept)
-    name = _maker(body, kept)
-    channels, height, width = features.shape[1:]
-    where = f"the output of {name}" if name else "what features() returns"
-    why = "the last before the head pools over the places"
-    if classifier.own_maps:
-        why = f"what the head makes its own maps ({', '.join(classifier.own_maps)}) of"
-    yield Finding("note", "layer", f"the target layer is {where}, {channels} x {height} x {width}: {why}", "", _who)
+    yield Finding("note", "layer", f"the target layer is {_described(classifier, kept, _maker(body, kept))}", "", _who)
     if not torch.equal(features, kept):
         names = [n for n, layer in classifier.named_modules() if n in head.seen and getattr(layer, "inplace", False)]
         by = f" by {names[0]}" if names else ""
@@ -45,15 +45,95 @@ def check(patient: Patient) -> Iterator[Finding]:
             f"Set inplace=False on {names[0] if names else 'what follows'}, or end features() behind it.",
             _who,
         )
+    height, width = features.shape[2:]
     if height * width == 1:
         yield Finding(
             "error",
             "layer",
-            f"the target layer has one place only ({channels} x 1 x 1): every map of it is constant",
+            f"the target layer has one place only ({features.shape[1]} x 1 x 1): every map of it is constant",
             "End features() before the pooling, or give larger images (resize).",
             _who,
         )
+    else:
+        yield from _places(patient, kept)
     yield from _too_early(classifier, head, height, width)
+
+
+def target_layer(classifier: Classifier) -> dict[str, Any]:
+    """Return what a run's record says of the explained layer: its name, layout, channels, grid, and why it is that one.
+
+    Args:
+        classifier: in eval mode.
+    """
+    if not classifier.has_features:
+        return {"name": None, "reason": classifier.no_target or "the network is a program, run as it is"}
+    if classifier.target is not None:
+        return classifier.target.to_json()
+    image = probe_images(classifier.input_size)[:1].to(classifier.device)
+    with torch.no_grad():
+        body = _outputs(classifier, lambda: classifier.features(image))
+    return {
+        "name": _maker(body, body.result) or "features()",
+        "layout": str(Layout("channels_first", *body.result.shape[2:])),
+        "channels": body.result.shape[1],
+        "grid": list(body.result.shape[2:]),
+        "reason": _why(classifier),
+    }
+
+
+def _described(classifier: Classifier, features: Tensor, maker: str) -> str:
+    channels, height, width = features.shape[1:]
+    if (target := classifier.target) is not None:
+        return f"the output of {target.name}, {channels} x {height} x {width}, {target.layout}: {target.reason}"
+    where = f"the output of {maker}" if maker else "what features() returns"
+    return f"{where}, {channels} x {height} x {width}: {_why(classifier)}"
+
+
+def _why(classifier: Classifier) -> str:
+    if classifier.own_maps:
+        return f"what the head makes its own maps ({', '.join(classifier.own_maps)}) of"
+    return "the last before the head pools over the places"
+
+
+def _places(patient: Patient, features: Tensor) -> Iterator[Finding]:
+    """Find features whose places are not the image's, and places that the logits do not depend on."""
+    classifier = patient.classifier
+    name = "" if classifier.target is None else f" ({classifier.target.name}, {classifier.target.layout})"
+    try:
+        verdict = judge_features(classifier.features, classifier.input_size, classifier.device)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return  # the probe images are too many for this memory: nothing is known
+    if not verdict.holds:
+        yield Finding(
+            "error",
+            "layer",
+            f"the places of the target layer{name} are not clearly the image's: where a quarter of the image is "
+            f"changed, its cells change no more than others {verdict}",
+            "Explain an earlier layer, or larger images (resize); a module's layer is named by layer= and layout=.",
+            _who,
+        )
+    image = patient.images[:1]
+
+    def logits_of(change: Callable[[Tensor], Tensor], copies: int) -> Tensor:
+        with torch.no_grad():
+            changed = change(features.repeat(copies, 1, 1, 1))
+            return classifier.head(changed, image.repeat(copies, 1, 1, 1))
+
+    with torch.enable_grad():
+        leaf = features.detach().clone().requires_grad_(True)
+        gradient = gradient_of(classifier.head(leaf * 1, image), leaf)
+    height, width = features.shape[2:]
+    if not every_place(None if gradient is None else gradient[0], (height, width), logits_of):
+        yield Finding(
+            "error",
+            "layer",
+            f"the logits do not depend on every place of the target layer{name}: a map of it can't show what they are "
+            "made of",
+            "Explain an earlier layer: of a network that reads its class token only, the last block's input.",
+            _who,
+        )
 
 
 _who = "classifier"

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from xaibench.classifiers.state import State
+from xaibench.errors import PLUGIN_ERRORS
 from xaibench.explainers.base import Explainer
+from xaibench.explainers.calling import call
 from xaibench.findings import Finding
 from xaibench.registry import one_line
 from xaibench.types import Prediction
@@ -81,17 +83,12 @@ def _explain(
     """Return the maps, or None and what is wrong; `tidy` puts the classifier's hooks and modes back."""
     state = State.of(patient.classifier)
     try:
-        with torch.no_grad():
-            maps = explainer.explain(patient.classifier, prediction, targets)
-        wanted = (len(prediction), prediction.frame.height, prediction.frame.width)
-        if tuple(maps.shape) != wanted:
-            return None, f"returned maps of shape {tuple(maps.shape)}, not {wanted} (B, H, W)"
-    except Exception as error:  # a plugin may raise anything
+        return call(explainer, patient.classifier, prediction, targets), ""
+    except PLUGIN_ERRORS as error:  # a plugin may raise anything
         return None, f"failed: {one_line(error)}"
     finally:
         if tidy:
             state.restore(patient.classifier)
-    return maps.detach().float(), ""
 
 
 def _left(patient: Patient, subject: str, state: State) -> Iterator[Finding]:

@@ -68,8 +68,8 @@ def _gradients(patient: Patient) -> Iterator[Finding]:
     images = patient.images[:1].detach().clone().requires_grad_(True)
     with torch.enable_grad():
         features = patient.prediction.features[:1].detach().clone().requires_grad_(True)
-        of_features = _gradient(classifier.head(features * 1, images.detach()), features)
-        of_images = _gradient(classifier(images), images)
+        of_features = gradient_of(classifier.head(features * 1, images.detach()), features)
+        of_images = gradient_of(classifier(images), images)
     if of_images is None and not classifier.has_features:
         what = "the program gives no gradient: methods that need one do not apply, those of forward passes do"
         yield Finding("note", "gradient", what, "", _who)
@@ -91,7 +91,7 @@ def _gradients(patient: Patient) -> Iterator[Finding]:
         )
 
 
-def _gradient(logits: Tensor, source: Tensor) -> Tensor | None:
+def gradient_of(logits: Tensor, source: Tensor) -> Tensor | None:
     """Return the gradient of the first image's logits, weighted so that none cancels, or None where it is cut."""
     if not logits.requires_grad:
         return None

@@ -17,7 +17,7 @@ from xaibench.classifiers.base import Classifier
 from xaibench.classifiers.state import State
 from xaibench.datasets.base import Split
 from xaibench.datasets.loader import Decoder
-from xaibench.errors import NotApplicableError
+from xaibench.errors import PLUGIN_ERRORS, NotApplicableError
 from xaibench.explainers.base import Explainer
 from xaibench.harness.forward import Forward, Precision
 from xaibench.harness.kept import Kept, Pairs, masks_hash
@@ -267,7 +267,7 @@ class BatchWork:
             if key is None or (block := known.get(key)) is None:
                 try:
                     block = metric.chance(self.masks_of(metric))
-                except Exception:  # its scores fail for the same reason, and say it
+                except PLUGIN_ERRORS:  # its scores fail for the same reason, and say it
                     block, key = metric.undefined(len(self.pairs)), None
                 if key is not None:
                     known[key], new = block, True

@@ -12,14 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
 import xaibench
 from xaibench.benchmark import Benchmark, ClassifierSpec, digest, load_benchmark
-from xaibench.classifiers.base import Classifier
+from xaibench.classifiers.base import MEMORY_FORMATS, Classifier
 from xaibench.datasets.base import Splits
 from xaibench.doctor import glance
+from xaibench.doctor.layers import target_layer
 from xaibench.errors import UsageError, XaibenchError
 from xaibench.explainers.base import Explainer
 from xaibench.harness.batch import Work
@@ -133,9 +135,7 @@ def evaluate(
     weights = obtain_weights(
         classifier, model, spec, protocol, splits, given=checkpoint, devices=devices, progress=progress
     )
-    model.optimized()
-    if not model.comes_trained:
-        check_logits(model, classifier)  # an untrained last layer of zeros hides what differs
+    model.eval()
     shelf = Store(store) if store else None
     methods = {**asked, **baselines}
     size = find_batch_size(model) if batch_size == "auto" else batch_size
@@ -158,7 +158,7 @@ def evaluate(
     )
     if shelf:
         work.kept = Kept.of(shelf, classifier, spec.options, work, splits)
-    examined = _examined(model, asked, splits, work.kept)
+    examined = _examined(classifier, model, asked, splits, work.kept)
     began = time.perf_counter()
     progress.stage("explaining", len(splits.test))
     with shelf or nullcontext(), _opened(engine, device) as opened:
@@ -169,9 +169,14 @@ def evaluate(
     scores = summarize(classifier, protocol, splits.test, records, classification, localization, validation)
     progress.advance(1)
     notes = [*splits.notes, *notes, *left_out, *untuned, *_selection_note(spec), *_failure_notes(records)]
-    notes += [*examined, *_store_notes(shelf)]
+    notes += [
+        *_logit_notes(records, splits),
+        _layer_note(examined["layer"]),
+        *examined["findings"],
+        *_store_notes(shelf),
+    ]
     record = _record(model, spec, weights, splits, records, time.perf_counter() - began, together)
-    record |= ran
+    record |= {"layer": examined["layer"], "memory_format": examined["memory_format"], **ran}
     name = f"{protocol.name}-{classifier.replace(':', '-').replace('/', '-')}"
     parts: list[Any] = [protocol.hash, record["weights"], list(asked), list(baselines), record["data"]]
     if model.comes_trained and spec.options:  # of one that is trained they are in the recipe's hash
@@ -220,21 +225,54 @@ def _unheard(*said: object) -> None:
 
 
 def _examined(
-    classifier: Classifier, explainers: Mapping[str, Explainer], splits: Splits, kept: Kept | None
-) -> list[str]:
-    """Return what the doctor sees at a glance, asking the network only where the store does not know it."""
-    if kept is None:
-        return glance(classifier, explainers, splits.test)
-    if (known := kept.findings(splits.test)) is None:
-        known = glance(classifier, explainers, splits.test)
-        kept.keep_findings(splits.test, known)
-    return known
+    name: str, classifier: Classifier, explainers: Mapping[str, Explainer], splits: Splits, kept: Kept | None
+) -> Mapping[str, Any]:
+    """Make a classifier ready, and return what is found of it: its layer, its memory format, the doctor's findings.
+
+    The network is asked only where the store does not know it.
+
+    Raises:
+        UsageError: its logits are not its own; see `check_logits`.
+    """
+    if kept is not None and (known := kept.examination(splits.test)) is not None:
+        classifier.memory_format = MEMORY_FORMATS[known["memory_format"]]
+        classifier.optimized()
+        return known
+    classifier.optimized()
+    check_logits(classifier, name)  # trained now: an untrained last layer of zeros may hide what differs
+    found = {
+        "layer": target_layer(classifier),
+        "memory_format": next(key for key, known in MEMORY_FORMATS.items() if known == classifier.memory_format),
+        "findings": glance(classifier, explainers, splits.test),
+    }
+    if kept is not None:
+        kept.keep_examination(splits.test, found)
+    return found
 
 
 def _selection_note(spec: ClassifierSpec) -> list[str]:
     if spec.recipe.selection != "paper":
         return []
     return ['biased: the epoch was chosen on the test images (selection = "paper")']
+
+
+def _layer_note(layer: Mapping[str, Any]) -> str:
+    if layer["name"] is None:
+        return f"no layer is explained: {layer['reason']}"
+    height, width = layer["grid"]
+    where = f"{layer['channels']} channels on {height} x {width}, {layer['layout']}"
+    return f"explained layer: {layer['name']}, {where}: {layer['reason']}"
+
+
+def _logit_notes(records: Records, splits: Splits) -> list[str]:
+    rows = np.flatnonzero(~np.isfinite(records.logits).all(axis=1))
+    if not len(rows):
+        return []
+    first = ", ".join(splits.test.ids[row] for row in rows[:3])
+    return [
+        f"the network's logits are NaN or infinite on {len(rows)} of {len(records.logits)} images ({first}), so that "
+        "their scores are undefined, whatever the explainer: look at its weights, its normalisation and these images"
+    ]
 
 
 def _store_notes(store: Store | None) -> list[str]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from xaibench.datasets.base import Split, Splits
 from xaibench.doctor import glance
+from xaibench.doctor.diagnose import drawn_rows
 from xaibench.harness.identity import classifier_identity, code_of, explainer_identity, metric_identity
 from xaibench.harness.store import Found, Store, key_of
 from xaibench.metrics.explained import Explained
@@ -69,26 +70,26 @@ class Kept:
         code = code_of({type(split)}, "maps")
         return None if code is None else KeptBatch(self, split, rows, [split.image_key(row) for row in rows], code)
 
-    def findings(self, split: Split) -> list[str] | None:
-        """Return what the doctor saw at a glance, None where that is not known."""
+    def examination(self, split: Split) -> Mapping[str, Any] | None:
+        """Return what is known of the classifier before a run, as `keep_examination` took it; None where nothing is."""
         if None in self.explainers.values():
             return None
-        found = self.store.read(key_of("findings", self._seen(split)))
-        return [str(text) for text in found.about["findings"]] if found else None
+        found = self.store.read(key_of("examination", self._examined(split)))
+        return found.about["examination"] if found else None
 
-    def keep_findings(self, split: Split, findings: Sequence[str]) -> None:
+    def keep_examination(self, split: Split, examination: Mapping[str, Any]) -> None:
+        """Keep what was found of the classifier and its explainers, as JSON."""
         if None in self.explainers.values():
             return
-        about = {"kind": "findings", "classifier": self.classifier["name"], "findings": list(findings)}
-        self.store.write(key_of("findings", self._seen(split)), {}, about)
+        about = {"kind": "examination", "classifier": self.classifier["name"], "examination": dict(examination)}
+        self.store.write(key_of("examination", self._examined(split)), {}, about)
 
-    def _seen(self, split: Split) -> dict[str, Any]:
-        code = [code_of({type(split)}, "maps"), code_of({glance}, "doctor")]
+    def _examined(self, split: Split) -> dict[str, Any]:
         return {
             "classifier": self.classifier,
             "explainers": self.explainers,
-            "split": split.fingerprint,
-            "code": code,
+            "images": [[split.ids[row], split.image_key(row)] for row in drawn_rows(split, 1)],
+            "code": [code_of({type(split)}, "maps"), code_of({glance}, "doctor")],
         }
 
 
@@ -160,6 +161,12 @@ class KeptBatch:
             if len(distinct) < len(maps):  # a baseline's, which look at no image
                 arrays = {"maps": maps[distinct], "which": which}
             self._write("maps", parts, arrays, {**about, "explainer": explainer})
+
+    def drop(self, explainer: str, pairs: Pairs, where: Mapping[str, Any]) -> None:
+        """Take away the maps and scores of an explainer that can't be believed."""
+        for kind, parts in (("maps", self._maps(explainer, pairs)), ("scores", self._scores(explainer, pairs, where))):
+            if parts:
+                self.kept.store.remove(key_of(kind, parts))
 
     def scores(self, explainer: str | None, pairs: Pairs, where: Mapping[str, Any]) -> Found | None:
         """Return scores (p, columns) by the names of `metric_key`; with no explainer, levels of chance.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from xaibench.benchmark import ClassifierSpec
-from xaibench.classifiers.base import Classifier
+from xaibench.classifiers.base import MEMORY_FORMATS, Classifier
 from xaibench.datasets.base import Split, Splits, regions_of
 from xaibench.datasets.loader import Decoder
 from xaibench.errors import DataError, UsageError, WeightsError, XaibenchError, did_you_mean
@@ -188,6 +188,8 @@ def reopen(
             "give --checkpoint FILE, or train them again with xaibench train"
         )
     obtain_weights(run.classifier, classifier, spec, run.benchmark, splits, given=checkpoint)
+    if (known := record.get("memory_format")) in MEMORY_FORMATS:
+        classifier.memory_format = MEMORY_FORMATS[known]  # which needs no trial
     classifier.optimized()
     found = weights_hash(classifier)
     if found != weights.get("sha256"):

@@ -14,13 +14,17 @@ from torch import Tensor
 
 from xaibench.classifiers.base import Classifier
 from xaibench.classifiers.state import State
-from xaibench.errors import NotApplicableError
+from xaibench.errors import PLUGIN_ERRORS, PluginError, SideEffectError
 from xaibench.explainers.base import Explainer, upsample
+from xaibench.explainers.calling import call, is_foreign, undone
 from xaibench.harness.kept import Pairs
 from xaibench.harness.records import MapMetric, Part, most_columns_first, side_by_side
+from xaibench.memory import out_of_memory
 from xaibench.metrics._ops import ends, forget
+from xaibench.metrics._randomized import forget_randomized
 from xaibench.metrics.explained import Explained
 from xaibench.registry import one_line
+from xaibench.types import Prediction
 
 if TYPE_CHECKING:
     from xaibench.harness.batch import BatchWork, Seen
@@ -71,23 +75,18 @@ class Maps:
         prediction, targets = self.batch.selected(self.pairs)
         began, before = time.perf_counter(), self.batch.work.state
         try:
-            with torch.no_grad():
-                maps = self.explainer.explain(classifier, prediction, targets)
-            wanted = (len(prediction), prediction.frame.height, prediction.frame.width)
-            if tuple(maps.shape) != wanted:
-                raise NotApplicableError(
-                    f"returned maps of shape {tuple(maps.shape)}, not {wanted} (B, H, W): end it with "
-                    "upsample(maps, prediction.frame)"
-                )
-        except Exception as error:  # one method's fault must not cost the others' work
+            maps = call(self.explainer, classifier, prediction, targets)
+        except PLUGIN_ERRORS as error:  # one method's fault must not cost the others' work
             if len(self.batch.rows) > 1 and out_of_memory(error):
                 raise
-            raise ExplainerFailedError(one_line(error)) from error
+            raise ExplainerFailedError(_reason(error, prediction)) from error
         finally:
             left = _tidy(classifier, before)
-        maps = maps.detach().float()
         low, high = ends(maps)
-        undefined = int((~(low.isfinite() & high.isfinite())).sum())
+        # what a network's own NaN has made of a map is no fault of the explainer
+        undefined = int(
+            (~(low.isfinite() & high.isfinite()) & prediction.logits.isfinite().all(1).to(low.device)).sum()
+        )
         return maps, {"seconds": time.perf_counter() - began, "undefined": undefined, "left": left}
 
 
@@ -166,8 +165,13 @@ class Scores:
             batch.work.running(name, done, batch.work.maps_in_all, spent)
         began = time.perf_counter()
         try:
-            scores = metric.scores(maps, batch.masks_of(metric), self._explained if metric.asks_network else None)
-        except Exception as error:  # one metric's fault must not cost the others' work
+            scores = self._computed(metric, maps)
+        except SideEffectError as error:
+            forget_randomized(batch.work.classifier)  # which share its tensors
+            if batch.at:
+                batch.at.drop(explainer, self._maps.pairs, batch.where)
+            raise ExplainerFailedError(one_line(error)) from error
+        except PLUGIN_ERRORS as error:  # one metric's fault must not cost the others' work
             if len(batch.rows) > 1 and out_of_memory(error):
                 raise
             part.given_up[name][explainer] = one_line(error)
@@ -182,6 +186,22 @@ class Scores:
                 self._keep()
         return scores
 
+    def _computed(self, metric: MapMetric, maps: Tensor) -> npt.NDArray[np.float64]:
+        """Score the maps; a metric of another package gets copies, and what it changes is put back.
+
+        Raises:
+            SideEffectError: the explainer changed something when the metric called it.
+            PluginError: the metric did.
+        """
+        masks, explained = self._batch.masks_of(metric), self._explained if metric.asks_network else None
+        if not is_foreign(metric.metric.compute):
+            return metric.scores(maps, masks, explained)
+        try:
+            with undone(self._batch.work.classifier):
+                return metric.scores(maps.clone(), masks.clone(), explained)
+        except SideEffectError as error:
+            raise PluginError(str(error)) from error
+
     def _keep(self) -> None:
         batch, maps = self._batch, self._maps
         if batch.at and self._new:
@@ -194,11 +214,10 @@ class Scores:
         part.seconds["metrics"] += seconds
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that a batch was too large for the memory."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+def _reason(error: BaseException, prediction: Prediction) -> str:
+    lost = int((~prediction.logits.isfinite().all(1)).sum())
+    network = f" (the network's logits are NaN or infinite on {lost} of its images)" if lost else ""
+    return one_line(error) + network
 
 
 def _tidy(classifier: Classifier, before: Seen) -> str | None:

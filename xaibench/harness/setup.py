@@ -17,18 +17,21 @@ from xaibench.classifiers.base import Classifier, Weights, hash_tensors
 from xaibench.classifiers.copies import deepcopied
 from xaibench.classifiers.module import ModuleClassifier
 from xaibench.classifiers.probe import check_network, check_parts
+from xaibench.classifiers.state import State
 from xaibench.datasets.base import Splits
 from xaibench.errors import (
     PLUGIN_ERRORS,
     NotApplicableError,
     PluginError,
+    SideEffectError,
     UsageError,
     WeightsError,
     XaibenchError,
 )
 from xaibench.explainers.base import Explainer
+from xaibench.explainers.calling import undone
 from xaibench.harness.records import MapMetric
-from xaibench.memory import keep_freed_memory
+from xaibench.memory import keep_freed_memory, out_of_memory
 from xaibench.metrics.base import Metric
 from xaibench.paths import alone, cache_dir, hold
 from xaibench.plugins import accepts, build, check_options
@@ -118,7 +121,8 @@ def make_classifier(name: str | nn.Module, spec: ClassifierSpec, benchmark: Benc
     made = build("classifiers", name, classes=benchmark.classes, input_size=benchmark.input_size, **options)
     if not isinstance(made, Classifier):
         raise PluginError(f"classifier {name!r} makes a {type(made).__name__}, which is no Classifier")
-    return _checked(made, name, benchmark)
+    made.check_task(benchmark.task)
+    return made
 
 
 def _wrapped(module: nn.Module, spec: ClassifierSpec, benchmark: Benchmark) -> Classifier:
@@ -126,7 +130,8 @@ def _wrapped(module: nn.Module, spec: ClassifierSpec, benchmark: Benchmark) -> C
         allowed = dict(spec.options)
         check_options(ModuleClassifier, type(module).__name__, {"classes": (), "module": module, **allowed})
         made = ModuleClassifier(benchmark.classes, benchmark.input_size, module=module, **allowed)
-        return _checked(made, type(module).__name__, benchmark)
+        made.check_task(benchmark.task)
+        return made
     if spec.options:
         raise UsageError(f"{type(module).__name__} is made already: leave out the option {min(spec.options)}")
     for what, its, wanted in (
@@ -138,15 +143,7 @@ def _wrapped(module: nn.Module, spec: ClassifierSpec, benchmark: Benchmark) -> C
     given = deepcopied(module)  # the user's own keeps its mode and layout
     given.comes_trained = True
     given.weights = Weights(f"as given, on {given.weights.source}", hash_tensors(given.state_dict().items()))
-    return _checked(given, type(module).__name__, benchmark)
-
-
-def _checked(classifier: Classifier, name: str, benchmark: Benchmark) -> Classifier:
-    """Return a classifier after a look at its logits, see `check_logits`; this package's own have looked themselves."""
-    classifier.check_task(benchmark.task)
-    if not type(classifier).__module__.startswith("xaibench.classifiers."):
-        check_logits(classifier, name)
-    return classifier
+    return given
 
 
 def check_logits(classifier: Classifier, name: str) -> None:
@@ -164,6 +161,8 @@ def check_logits(classifier: Classifier, name: str) -> None:
     except XaibenchError:
         raise
     except PLUGIN_ERRORS as error:
+        if out_of_memory(error):
+            return  # the probe images are too many for this memory: the run halves its batches
         side = classifier.input_size
         reason = f"classifier {name!r} can't be run on images of 3 x {side} x {side}: {registry.one_line(error)}"
         raise PluginError(reason) from error
@@ -233,6 +232,8 @@ def obtain_weights(
             load_weights(classifier, found)
             return found
         classifier.optimized()
+        if not type(classifier).__module__.startswith("xaibench."):  # ours have looked when they were made
+            check_logits(classifier, name)
         seconds = expected_seconds(classifier, spec.recipe, splits)
         epochs = f"{spec.recipe.epochs} epoch{'' if spec.recipe.epochs == 1 else 's'}"
         progress.say(
@@ -335,15 +336,28 @@ def ready_or_broken(name: str, classifier: Classifier, splits: Splits) -> Explai
         return _ready(name, classifier, splits)
     except BrokenPluginError as error:
         return Broken(error)
+    except SideEffectError as error:
+        return Broken(SideEffectError(f"explainer {name!r} of {registry.get('explainers', name).package} {error}"))
     except XaibenchError:  # a wrong name, or a method that does not apply: for the user to mend
         raise
-    except Exception as error:  # whatever a plugin does in its constructor, check or prepare
+    except PLUGIN_ERRORS as error:  # whatever a plugin does in its constructor, check or prepare
         entry = registry.get("explainers", name)
         reason = f"explainer {name!r} of {entry.package} can't be used: {registry.one_line(error)}"
         return Broken(PluginError(f"{reason}. See what is wrong: xaibench plugin check {entry.distribution}"))
 
 
 def _ready(name: str, classifier: Classifier, splits: Splits) -> Explainer:
+    if registry.get("explainers", name).is_builtin:
+        return _prepared(name, classifier, splits)
+    state = State.of(classifier)
+    try:
+        with undone(classifier):
+            return _prepared(name, classifier, splits)
+    finally:
+        state.restore(classifier)
+
+
+def _prepared(name: str, classifier: Classifier, splits: Splits) -> Explainer:
     explainer = build("explainers", name)
     if not isinstance(explainer, Explainer):
         raise TypeError(f"it makes a {type(explainer).__name__}, which is no Explainer")

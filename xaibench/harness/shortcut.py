@@ -22,13 +22,15 @@ from xaibench.benchmark import Benchmark, ClassifierSpec, DatasetSpec, load_benc
 from xaibench.classifiers.base import Classifier, hash_tensors
 from xaibench.datasets.base import Split, Splits
 from xaibench.datasets.loader import batches
-from xaibench.errors import NotApplicableError, UsageError, XaibenchError, did_you_mean
+from xaibench.errors import PLUGIN_ERRORS, NotApplicableError, UsageError, XaibenchError, did_you_mean
 from xaibench.explainers.base import Explainer
+from xaibench.explainers.calling import call
 from xaibench.harness.evaluate import versions
 from xaibench.harness.setup import choose_device, load_splits, make_classifier, make_explainers, obtain_weights
 from xaibench.metrics.classification import class_scores, roc_auc
 from xaibench.metrics.localization import energy
 from xaibench.progress import Progress
+from xaibench.registry import one_line
 from xaibench.statistics.auc import auc_interval
 from xaibench.statistics.bootstrap import Interval, mean_interval
 from xaibench.types import Sample
@@ -235,10 +237,10 @@ def energies(
                 if name in failed:
                     continue
                 try:
-                    maps = explainer.explain(classifier, prediction, targets).detach().float()
+                    maps = call(explainer, classifier, prediction, targets)
                     values = [energy(maps, mask).cpu().numpy() for mask in masks]
-                except Exception as error:  # one method's fault must not cost the others' work
-                    failed[name] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                except PLUGIN_ERRORS as error:  # one method's fault must not cost the others' work
+                    failed[name] = one_line(error)
                     continue
                 found[name].append(np.stack(values, axis=1))
         advance(len(images))

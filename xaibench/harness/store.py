@@ -169,6 +169,13 @@ class Store:
         self._writers[int(key[:8], 16) % len(self._writers)].submit(self._keep, key, payload)  # in order for each key
         return True
 
+    def remove(self, key: str) -> None:
+        """Take an entry away, also one that is still being written."""
+        if self._writers:
+            self._writers[int(key[:8], 16) % len(self._writers)].submit(self._remove, key, b"")
+        else:
+            self._remove(key)
+
     def __enter__(self) -> Self:
         """Let threads write from now on; what `write` then returns is whether an entry was taken, not yet kept."""
         self._writers = [_Writer() for _ in range(_WRITERS)]
@@ -199,6 +206,11 @@ class Store:
             reason = "no space left" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error.strerror or error)
             self.stopped = f"{self.directory}: {reason}"
             return False
+        return True
+
+    def _remove(self, key: str, _: bytes = b"") -> bool:
+        with contextlib.suppress(OSError):
+            self._path(key).unlink(missing_ok=True)
         return True
 
     def _put(self, key: str, payload: bytes) -> None:

@@ -11,8 +11,8 @@ import torch
 from xaibench.datasets.loader import Decoder
 from xaibench.harness.batch import BatchWork, Work
 from xaibench.harness.records import Part, Records, join
-from xaibench.harness.scoring import out_of_memory
 from xaibench.harness.settling import Settling
+from xaibench.memory import out_of_memory
 
 
 def records_of(work: Work, batch_size: int, advance: Callable[[int], None] = lambda _: None) -> Records:

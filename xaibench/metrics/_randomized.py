@@ -51,6 +51,11 @@ def randomized(classifier: Classifier, *, order: Order, steps: int, seed: int) -
     return made[key]  # type: ignore[no-any-return]
 
 
+def forget_randomized(classifier: Classifier) -> None:
+    """Drop the copies of a classifier, whose weights somebody has changed."""
+    _MADE.pop(classifier, None)
+
+
 def layers(classifier: Classifier) -> list[tuple[str, nn.Module]]:
     """Return the layers that hold weights or running statistics of their own, in the order of their registration."""
     return [

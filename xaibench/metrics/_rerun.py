@@ -15,6 +15,7 @@ from torch import Tensor
 from xaibench.classifiers.base import Classifier
 from xaibench.errors import UsageError
 from xaibench.explainers.base import seed_of
+from xaibench.explainers.calling import call
 from xaibench.metrics import _ops
 from xaibench.metrics.explained import CHUNK, Explained, require_live
 from xaibench.types import Prediction
@@ -47,8 +48,7 @@ def explain(explained: Explained, classifier: Classifier, prediction: Prediction
     if not len(targets):
         return explained.maps[:0].float()
     require_live(explained.explainer)
-    with torch.no_grad():
-        return explained.explainer.explain(classifier, prediction, targets).detach().float()
+    return call(explained.explainer, classifier, prediction, targets)
 
 
 def noise(ids: Sequence[str], samples: int, size: tuple[int, int], *, kind: str) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from xaibench.classifiers.base import Classifier
 from xaibench.errors import NotApplicableError
 from xaibench.explainers.base import Explainer
+from xaibench.explainers.calling import call
 from xaibench.types import Prediction
 
 Output = Literal["probability", "logit", "margin"]
@@ -145,8 +146,7 @@ class Explained:
         for part, names, targets in zip(
             torch.split(images, CHUNK), _split(ids, CHUNK), torch.split(self.targets[rows], CHUNK), strict=True
         ):
-            with torch.no_grad():
-                maps.append(self.explainer.explain(self.classifier, self.predict(part, names), targets))
+            maps.append(call(self.explainer, self.classifier, self.predict(part, names), targets))
         return torch.cat(maps)
 
 
