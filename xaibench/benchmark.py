@@ -75,16 +75,20 @@ class LocalizationSpec(_Spec):
     """Where localization is measured."""
 
     regions: Literal["boxes", "mask"] = "boxes"
-    frame: Literal["input"] | int = "input"
-    """"input", or the side in pixels of a square frame that maps are brought to bilinearly (align_corners=False)."""
+    frame: Literal["input", "image"] | int | tuple[int, int] = "input"
+    """"input"; "image", each image's own size; or the side in pixels of a square frame, or height and width of another.
+    Maps are brought there in one step, bilinearly (align_corners=False) where they grow, by area where they shrink."""
     baselines: tuple[str, ...] = ("random", "center", "prior_box")
 
     @field_validator("frame", mode="before")
     @classmethod
     def _side(cls, frame: object) -> object:
-        if frame != "input" and not (type(frame) is int and 8 <= frame <= 4096):
-            raise ValueError('it is "input" or a side of 8 to 4096 pixels')
-        return frame
+        sides = frame if isinstance(frame, list | tuple) and len(frame) == 2 else (frame,)
+        if frame not in ("input", "image") and not all(type(side) is int and 8 <= side <= 4096 for side in sides):
+            raise ValueError(
+                'it is "input" or a side of 8 to 4096 pixels, or [height, width], or "image" for each image\'s own size'
+            )
+        return tuple(frame) if isinstance(frame, list | tuple) else frame
 
 
 class StatisticsSpec(_Spec):
@@ -144,9 +148,19 @@ class Benchmark(_Spec):
         return digest(self.model_dump(mode="json", exclude={"title", "description"}, exclude_defaults=True))
 
     @property
-    def frame(self) -> Frame:
-        """The frame that localization is measured in."""
-        return Frame.square(self.input_size if self.localization.frame == "input" else self.localization.frame)
+    def frame(self) -> Frame | None:
+        """The frame that localization is measured in; None where that is each image's own size."""
+        frame = self.localization.frame
+        if frame == "image":
+            return None
+        if isinstance(frame, tuple):
+            return Frame(*frame)
+        return Frame.square(frame if isinstance(frame, int) else self.input_size)
+
+    @property
+    def shown_frame(self) -> Frame:
+        """The frame of a report's maps: that of the scores, unless each has its own."""
+        return self.frame or Frame.square(self.input_size)
 
     def classifier(self, name: str) -> ClassifierSpec:
         """Return the options and recipe of a classifier: its own, else the benchmark's ``default``.

@@ -27,10 +27,10 @@ def build(kind: str, name: str, **options: Any) -> Any:
     return factory(**options)
 
 
-def accepts(kind: str, name: str, option: str) -> bool:
-    """Tell whether a plugin has an option of that name."""
+def accepts(kind: str, name: str, option: str, *, by_name: bool = False) -> bool:
+    """Tell whether a plugin has an option of that name; `by_name`: not as one of any keywords, which it may pass on."""
     parameters = inspect.signature(registry.get(kind, name).load()).parameters.values()
-    return any(known.name == option or known.kind is known.VAR_KEYWORD for known in parameters)
+    return any(known.name == option or (known.kind is known.VAR_KEYWORD and not by_name) for known in parameters)
 
 
 def check_options(factory: Any, what: str, options: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from inspect import Parameter, signature
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -75,8 +75,7 @@ def regions_of(split: Split, index: int, frame: Frame | Literal["input"] | None 
 
     A split whose `regions` takes the index alone knows them in the input's frame, from where they are stretched.
     """
-    taken = signature(split.regions).parameters.values()
-    if any(known.name == "frame" or known.kind is Parameter.VAR_KEYWORD for known in taken):
+    if "frame" in signature(split.regions).parameters:
         return split.regions(index, frame=frame)
     known = split.regions(index)
     return known if not isinstance(frame, Frame) else {target: region.to(frame) for target, region in known.items()}

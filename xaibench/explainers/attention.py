@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from xaibench.classifiers.base import Classifier
+from xaibench.classifiers.tokens import grid_of
 from xaibench.errors import NotApplicableError, UsageError
 from xaibench.explainers.base import Explainer, frozen, upsample
 from xaibench.types import Prediction
@@ -24,19 +25,31 @@ class Attention:
     """What the blocks of a ViT attend to in one pass.
 
     Attributes:
-        layers: for each block, from the first, (B, heads, N, N): the share that token n (row) takes from token m.
-        prefixes: how many tokens come before the patches; the first of them is the class token.
+        prefixes: how many tokens come before the patches: class tokens and registers.
         grid: rows and columns of the patches, N less `prefixes` of them.
+        layers: for each block, from the first, (B, heads, N, N): the share that token n (row) takes from token m.
+        last: the tokens that leave the last block, (B, N, C), with a graph to the logits.
     """
 
     prefixes: int
-    grid: tuple[int, int]
+    grid: tuple[int, int] = (0, 0)
     layers: list[Tensor] = field(default_factory=list)
+    last: Tensor | None = None
 
-    def on_grid(self, relevance: Tensor) -> Tensor:
-        """Return what the output draws from each patch, (B, h, w), of (B, N, N): the class token's row, if any."""
-        rows = relevance[:, 0] if self.prefixes else relevance.mean(dim=1)
+    def on_grid(self, relevance: Tensor, logits: Tensor) -> Tensor:
+        """Return what the logits draw from each patch, (B, h, w), of (B, N, N): the mean of the rows of the tokens that
+        the head reads (the class token; where it pools, the patches).
+        """
+        read = self._read(logits).to(relevance)
+        rows = torch.einsum("bn,bnm->bm", read / read.sum(dim=1, keepdim=True), relevance)
         return rows[:, self.prefixes :].reshape(-1, *self.grid)
+
+    def _read(self, logits: Tensor) -> Tensor:
+        """Return which tokens the logits (B, K) depend on, (B, N) bool: those with a gradient."""
+        assert self.last is not None
+        weights = torch.linspace(1, 2, logits.shape[1], device=logits.device)  # so that no two classes cancel
+        (gradient,) = torch.autograd.grad((logits * weights).sum(), self.last, retain_graph=True)
+        return gradient.abs().sum(dim=2) > 0
 
 
 class _OfAttention(Explainer):
@@ -53,16 +66,19 @@ class _OfAttention(Explainer):
         vision_transformer(classifier, self.name)
 
     def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
+        return upsample(self.native(classifier, prediction, targets), prediction.frame)
+
+    def native(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
         maps = []
         for rows in torch.split(torch.arange(len(prediction)), ROWS):
             images = prediction.images[rows].detach()
-            with attending(classifier, self.name) as attention:
+            with attending(classifier, self.name) as attention, frozen(classifier):
                 maps.append(self.relevance(classifier, images, targets[rows.to(targets.device)], attention).detach())
-        return upsample(torch.cat(maps), prediction.frame)
+        return torch.cat(maps)
 
     @abstractmethod
     def relevance(self, classifier: Classifier, images: Tensor, targets: Tensor, attention: Attention) -> Tensor:
-        """Run images (b, 3, H, W) through and return maps (b, h, w) of the attention that this fills."""
+        """Run images (b, 3, H, W) through, gradients on, and return maps (b, h, w) of the attention that this fills."""
 
 
 class AttentionRollout(_OfAttention):
@@ -90,9 +106,9 @@ class AttentionRollout(_OfAttention):
         self.head_fusion, self.discard = head_fusion, discard
 
     def relevance(self, classifier: Classifier, images: Tensor, targets: Tensor, attention: Attention) -> Tensor:
-        with torch.no_grad():
-            classifier(images)
-        return attention.on_grid(rollout(attention.layers, self.head_fusion, self.discard, attention.prefixes))
+        logits = classifier(images)  # the weights are frozen: a graph begins at the last block's output alone
+        found = rollout(attention.layers, self.head_fusion, self.discard, attention.prefixes)
+        return attention.on_grid(found, logits)
 
 
 class GradientAttention(_OfAttention):
@@ -103,11 +119,12 @@ class GradientAttention(_OfAttention):
     name = "gradient_attention"
 
     def relevance(self, classifier: Classifier, images: Tensor, targets: Tensor, attention: Attention) -> Tensor:
-        with frozen(classifier):
-            # With the weights frozen, only the image can start the graph.
-            logits = classifier(images.clone().requires_grad_(True))
-            gradients = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), attention.layers)
-        return attention.on_grid(weighted_rollout([layer.detach() for layer in attention.layers], gradients))
+        # With the weights frozen, only the image can start the graph.
+        logits = classifier(images.clone().requires_grad_(True))
+        score = logits.gather(1, targets[:, None]).sum()
+        gradients = torch.autograd.grad(score, attention.layers, retain_graph=True)
+        found = weighted_rollout([layer.detach() for layer in attention.layers], gradients)
+        return attention.on_grid(found, logits)
 
 
 def rollout(layers: Sequence[Tensor], head_fusion: str = "mean", discard: float = 0.0, prefixes: int = 1) -> Tensor:
@@ -171,15 +188,24 @@ def attending(classifier: Classifier, explainer: str) -> Iterator[Attention]:
         NotApplicableError: see `vision_transformer`.
     """
     model = vision_transformer(classifier, explainer)
-    seen = Attention(int(model.num_prefix_tokens), tuple(model.patch_embed.grid_size))
+    seen = Attention(int(model.num_prefix_tokens))
 
     def keep(_: Any, __: Any, output: Tensor) -> None:
         seen.layers.append(output)
+
+    def note_grid(_: Any, inputs: tuple[Tensor, ...]) -> None:
+        seen.grid = grid_of(model, inputs[0])
+
+    def keep_last(_: Any, __: Any, output: Tensor) -> Tensor:
+        seen.last = output if output.requires_grad else output.detach().requires_grad_(True)
+        return seen.last
 
     attentions = [block.attn for block in model.blocks]
     fused = [attention.fused_attn for attention in attentions]
     # Dropout is where the softmax comes out; in eval mode it changes nothing.
     handles = [attention.attn_drop.register_forward_hook(keep) for attention in attentions]
+    handles.append(model.patch_embed.register_forward_pre_hook(note_grid))
+    handles.append(model.blocks[-1].register_forward_hook(keep_last))
     try:
         for attention in attentions:
             attention.fused_attn = False

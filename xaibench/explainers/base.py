@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
@@ -21,8 +22,8 @@ class Explainer(ABC):
     """Base of every explainer.
 
     A map is (H, W) float32, signed, in the input's frame; low-resolution maps come up bilinearly with
-    ``align_corners=False``. Nothing is normalised or rectified beyond the method's own definition. The result for an
-    image depends on nothing else in the batch; what is random draws from `seed_of(image id)`.
+    ``align_corners=False``, see `upsample`. Nothing is normalised or rectified beyond the method's own definition. The
+    result for an image depends on nothing else in the batch; what is random draws from `seed_of(image id)`.
 
     Attributes:
         class_specific: False for a method whose map is the same for every class by definition (EigenCAM).
@@ -74,13 +75,48 @@ class Explainer(ABC):
             (B, H, W) float32.
         """
 
+    def native(
+        self, classifier: Classifier, prediction: Prediction, targets: Tensor
+    ) -> Tensor | Sequence[Tensor] | None:
+        """Return the maps at the method's own resolution, B of (h, w), which `explain` brings to the input's frame.
+
+        A benchmark that measures in another frame brings these there, in one step. None, the default, where the maps
+        are made in the input's frame.
+        """
+        return None
+
 
 def upsample(maps: Tensor, frame: Frame) -> Tensor:
-    """Bring maps (B, h, w) to (B, H, W) of a frame, bilinear with ``align_corners=False``."""
+    """Bring maps (B, h, w) to (B, H, W) of a frame, float32.
+
+    Along an axis that grows, bilinear with ``align_corners=False``; along one that shrinks, each pixel becomes the mean
+    of the part of the map that it covers, so that the sum over a region stays what it was.
+
+    >>> upsample(torch.tensor([[[0.0, 4.0, 0.0, 0.0]]]), Frame(1, 2)).tolist()
+    [[[2.0, 0.0]]]
+    """
     size = (frame.height, frame.width)
     if tuple(maps.shape[-2:]) == size:
         return maps.float()
+    if maps.shape[-2] > frame.height:
+        maps = torch.einsum("oh,bhw->bow", _covered(maps.shape[-2], frame.height).to(maps.device), maps.double())
+    if maps.shape[-1] > frame.width:
+        maps = torch.einsum("bhw,ow->bho", maps.double(), _covered(maps.shape[-1], frame.width).to(maps.device))
     return F.interpolate(maps[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
+
+
+@lru_cache(maxsize=8)
+def _covered(count: int, fewer: int) -> Tensor:
+    """Return which share of each of `fewer` pixels is covered by each of `count` smaller ones, (fewer, count) float64.
+
+    >>> _covered(3, 2).tolist() == [[2 / 3, 1 / 3, 0.0], [0.0, 1 / 3, 2 / 3]]
+    True
+    """
+    edges = torch.arange(fewer + 1, dtype=torch.float64) * count / fewer
+    cells = torch.arange(count, dtype=torch.float64)
+    low = torch.maximum(edges[:-1, None], cells)
+    high = torch.minimum(edges[1:, None], cells + 1)
+    return (high - low).clamp(min=0) * fewer / count
 
 
 def seed_of(*parts: object) -> int:

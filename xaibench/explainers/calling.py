@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +34,38 @@ def call(explainer: Explainer, classifier: Classifier, prediction: Prediction, t
     with undone(classifier, lambda: classifier(prediction.images[:1])), torch.no_grad():
         found = explainer.explain(classifier, prediction.copied(), targets.clone())
         return checked(found, wanted, classifier.device).clone()  # which may be one that it goes on writing to
+
+
+def call_native(
+    explainer: Explainer, classifier: Classifier, prediction: Prediction, targets: Tensor
+) -> Tensor | Sequence[Tensor] | None:
+    """Return an explainer's maps at their own resolution, B of (h, w); None where they are made in the input's frame.
+
+    Raises:
+        SideEffectError: as `call`.
+    """
+    if not has_native(explainer):
+        return None
+    if not is_foreign(explainer):
+        with torch.no_grad():
+            return explainer.native(classifier, prediction, targets)
+    with undone(classifier, lambda: classifier(prediction.images[:1])), torch.no_grad():
+        found = explainer.native(classifier, prediction.copied(), targets.clone())
+        return None if found is None else [checked(m[None], (1, *m.shape), m.device)[0].clone() for m in found]
+
+
+def has_native(explainer: Explainer) -> bool:
+    """Tell whether a method has maps at their own resolution.
+
+    Those of a base class do not count where a class below it makes others of them in its `explain`.
+    """
+    native, explain = (_place(type(explainer), name) for name in ("native", "explain"))
+    return native <= explain
+
+
+def _place(kind: type, name: str) -> int:
+    """Return how far up among a class's bases a method is defined."""
+    return next(at for at, base in enumerate(kind.__mro__) if name in vars(base))
 
 
 def is_foreign(plugin: object) -> bool:

@@ -61,8 +61,11 @@ class CAM(Explainer):
             )
 
     def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
+        return upsample(self.native(classifier, prediction, targets), prediction.frame)
+
+    def native(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
         weights = classifier.class_weights().detach()[targets]
-        return upsample(torch.einsum("bchw,bc->bhw", prediction.features.detach(), weights), prediction.frame)
+        return torch.einsum("bchw,bc->bhw", prediction.features.detach(), weights)
 
 
 class LibraryCAM(Explainer):
@@ -84,8 +87,11 @@ class LibraryCAM(Explainer):
         check_features(classifier, type(self).__name__.lower())
 
     def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
+        return upsample(self.native(classifier, prediction, targets), prediction.frame)
+
+    def native(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
         maps = self.signed(classifier, prediction, targets)
-        return upsample(maps.relu() if self.rectified else maps, prediction.frame)
+        return maps.relu() if self.rectified else maps
 
     def signed(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
         """Return the map before its ReLU, at the features' resolution, (B, h, w)."""

@@ -40,7 +40,10 @@ class _ScoredCAM(Explainer):
         check_features(classifier, self.name)
 
     def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
-        return upsample(self.signed(classifier, prediction, targets).relu(), prediction.frame)
+        return upsample(self.native(classifier, prediction, targets), prediction.frame)
+
+    def native(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
+        return self.signed(classifier, prediction, targets).relu()
 
     @torch.no_grad()
     def signed(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import numpy as np
 import torch
@@ -25,7 +26,9 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".dcm", ".tif", ".tiff", ".bmp")
 
 
 class Maps(Explainer):
-    """Maps from files, in the frame of the image: any size, brought to the input's bilinearly.
+    """Maps from files, in the frame of the image: of any size in the proportions of the image, or of the input.
+
+    They are brought to the frame of the scores in one step, see `upsample`.
 
     A file is named ``IMAGE_CLASS`` or stands as ``CLASS/IMAGE``, where IMAGE is the image's id with or without its
     suffix, slashes as underscores, and spaces of CLASS may be underscores; CheXlocalize's ``IMAGE_CLASS_map.pkl`` is
@@ -52,6 +55,7 @@ class Maps(Explainer):
         self.folder, self.allow_missing = Path(folder).expanduser(), allow_missing
         if not self.folder.is_dir():
             raise UsageError(f"maps:{folder}: no such folder")
+        self._own: dict[str, Callable[[], Frame]] = {}
         self._files: dict[str, list[Path]] = defaultdict(list)
         for where, _, names in os.walk(self.folder):
             for name in sorted(names):
@@ -67,6 +71,8 @@ class Maps(Explainer):
         Raises:
             DataError: some are missing; says how many, and the first.
         """
+        for split in (splits.train, splits.val, splits.test):
+            self._own |= {name: partial(split.own_frame, row) for row, name in enumerate(split.ids)}
         test = splits.test
         pairs = [(test.ids[row], test.classes[target]) for row in range(len(test)) for target in test.regions(row)]
         missing = [pair for pair in pairs if self.find(*pair) is None]
@@ -83,9 +89,14 @@ class Maps(Explainer):
         Raises:
             DataError: a file is damaged or holds no map; or one is missing and `allow_missing` is off.
         """
-        names = [classifier.classes[target] for target in targets.tolist()]
-        maps = [self._map(image, name, prediction.frame) for image, name in zip(prediction.ids, names, strict=True)]
+        maps = [upsample(one[None], prediction.frame)[0] for one in self.native(classifier, prediction, targets)]
         return torch.stack(maps).to(prediction.images.device)
+
+    def native(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Sequence[Tensor]:
+        """Return the maps at the size that they have in their files, which are read when a map is asked for."""
+        names = [classifier.classes[target] for target in targets.tolist()]
+        pairs = list(zip(prediction.ids, names, strict=True))
+        return _Read([partial(self._map, image, name, prediction.frame) for image, name in pairs])
 
     def find(self, image: str, name: str) -> Path | None:
         """Return the file of an image and class, None if there is none.
@@ -101,10 +112,49 @@ class Maps(Explainer):
     def _map(self, image: str, name: str, frame: Frame) -> Tensor:
         path = self.find(image, name)
         if path is not None:
-            return upsample(torch.from_numpy(read_map(path))[None], frame)[0]
+            found = torch.from_numpy(read_map(path))
+            self._check_proportions(path, Frame(*found.shape), image, frame)
+            return found
         if self.allow_missing:
             return torch.full((frame.height, frame.width), torch.nan)
         raise DataError(f"maps:{self.folder}: no map of {image}, {name}")
+
+    def _check_proportions(self, path: Path, found: Frame, image: str, frame: Frame) -> None:
+        """Refuse a map that can be neither of the image nor of the input made of it, such as a transposed one."""
+        own = self._own[image]() if image in self._own else frame
+        if not (_alike(found, own) or _alike(found, frame)):
+            raise DataError(
+                f"{path} is a map of {found} (height x width) for image {image} of {own}: other proportions, so that "
+                f"its places are not the image's (transposed or cropped?); give it in the image's, or those of {frame}"
+            )
+
+
+class _Read(Sequence[Tensor]):
+    """Maps that are read when they are asked for: those of a batch of radiographs need not fit into memory."""
+
+    def __init__(self, read: Sequence[Callable[[], Tensor]]) -> None:
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self._read)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> _Read: ...
+
+    def __getitem__(self, index: int | slice) -> Tensor | _Read:
+        return _Read(self._read[index]) if isinstance(index, slice) else self._read[index]()
+
+
+def _alike(found: Frame, frame: Frame) -> bool:
+    """Tell whether two frames have the same proportions, to within a pixel of the smaller one."""
+    smaller, larger = sorted((found, frame), key=lambda known: known.height * known.width)
+    return (
+        abs(smaller.height - larger.height * smaller.width / larger.width) <= 1
+        or abs(smaller.width - larger.width * smaller.height / larger.height) <= 1
+    )
 
 
 def read_map(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:

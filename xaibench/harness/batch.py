@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,13 @@ from torch import Tensor
 
 from xaibench.classifiers.base import Classifier
 from xaibench.classifiers.state import State
-from xaibench.datasets.base import Split
+from xaibench.datasets.base import Split, regions_of
 from xaibench.datasets.loader import Decoder
 from xaibench.errors import PLUGIN_ERRORS, NotApplicableError
 from xaibench.explainers.base import Explainer
 from xaibench.harness.forward import Forward, Precision
-from xaibench.harness.kept import Kept, Pairs, masks_hash
+from xaibench.harness.frames import mask_in, nearest_fixed, together
+from xaibench.harness.kept import Kept, Pairs, masks_hash, regions_hash
 from xaibench.harness.records import MapMetric, Offer, Part, Picture, Plain, most_columns_first, side_by_side
 from xaibench.harness.scoring import ExplainerFailedError, Maps, Scores
 from xaibench.metrics._ops import sharing
@@ -53,7 +54,8 @@ class Work:
     """What all batches of an evaluation have in common.
 
     Attributes:
-        frame: where localization is measured; metrics that ask the network get the maps in the input's frame.
+        frame: where localization is measured, None for each image's own size; metrics that ask the network get the maps
+            in the input's frame.
         regions: "boxes" or "mask".
         task: "multiclass" or "multilabel", for the probability of a class.
         sheet: is shown the maps that it wants: those that are scored, and of the own classes of images without regions.
@@ -68,7 +70,7 @@ class Work:
     explainers: Mapping[str, Explainer]
     split: Split
     metrics: Sequence[MapMetric]
-    frame: Frame
+    frame: Frame | None
     regions: str = "boxes"
     task: str = "multiclass"
     sheet: Sheet | None = None
@@ -184,24 +186,36 @@ class BatchWork:
 
     @cached_property
     def _regions(self) -> tuple[list[tuple[int, int]], BoolArray]:
-        """The pairs with a region, and their masks (p, H, W) in the frame."""
-        work = self.work
-        if self.at and (found := self.at.regions(work.frame, work.regions)):
+        """The pairs with a region, and their masks (p, H, W) in the frame that all share."""
+        frame, source = self.work.frame, self.work.regions
+        assert frame is not None
+        if self.at and (found := self.at.regions(frame, source)):
             return [(row, target) for row, target in found[0].tolist()], found[1]
-        pairs, masks = [], []
-        for row in self.rows:
-            for target, region in sorted(work.split.regions(row).items()):
-                pairs.append((row, target))
-                masks.append(region.rasterize(work.frame, source=work.regions))
-        stacked = np.stack(masks) if masks else np.zeros((0, work.frame.height, work.frame.width), dtype=bool)
+        found_of = self._regions_of("input")
+        masks = [region.rasterize(frame, source=source) for _, region in found_of]
+        stacked = np.stack(masks) if masks else np.zeros((0, frame.height, frame.width), dtype=bool)
+        pairs = [pair for pair, _ in found_of]
         if self.at:
-            self.at.keep_regions(work.frame, work.regions, np.array(pairs, dtype=np.int64).reshape(-1, 2), stacked)
+            self.at.keep_regions(frame, source, np.array(pairs, dtype=np.int64).reshape(-1, 2), stacked)
         return pairs, stacked
 
-    @property
+    @cached_property
+    def own_regions(self) -> list[tuple[tuple[int, int], Region]]:
+        """The pairs with a region, and the region at the size of the pair's image."""
+        return self._regions_of(None)
+
+    def _regions_of(self, frame: Literal["input"] | None) -> list[tuple[tuple[int, int], Region]]:
+        split = self.work.split
+        return [
+            ((row, target), region)
+            for row in self.rows
+            for target, region in sorted(regions_of(split, row, frame).items())
+        ]
+
+    @cached_property
     def pairs(self) -> list[tuple[int, int]]:
         """Row and class of every region."""
-        return self._regions[0]
+        return self._regions[0] if self.work.frame else [pair for pair, _ in self.own_regions]
 
     @cached_property
     def masks(self) -> Tensor:
@@ -216,23 +230,41 @@ class BatchWork:
         if (name := metric.metric.mask) is None:
             return self.masks
         if name not in self._masks_of:
-            self._masks_of[name] = self._given_masks(name)
+            frame = self.work.frame
+            assert frame is not None
+            made = [self._given(name, row).rasterize(frame, source="mask") for row, _ in self.pairs]
+            self._masks_of[name] = torch.from_numpy(np.stack(made)).to(self.work.classifier.device)
         return self._masks_of[name]
 
-    def _given_masks(self, name: str) -> Tensor:
-        made = []
-        for row, _ in self.pairs:
-            mask = self._images.samples[row - self.rows.start].meta.get(name)
-            if mask is None:
-                raise NotApplicableError(f"image {self.work.split.ids[row]} comes without a mask of its {name}")
-            made.append(Region(np.empty((0, 4)), Frame(*mask.shape), mask).rasterize(self.work.frame, source="mask"))
-        return torch.from_numpy(np.stack(made)).to(self.work.classifier.device)
+    def masks_in(self, metric: MapMetric, frame: Frame, places: Sequence[int], *, coarse: bool = False) -> Tensor:
+        """Return what a metric scores the maps of some pairs against, (n, H, W) in a frame; see `masks_of`.
+
+        Args:
+            coarse: a region too small for a pixel of the frame covers one all the same.
+        """
+        masks = []
+        for place in places:
+            pair, region = self.own_regions[place]
+            source = self.work.regions
+            if (name := metric.metric.mask) is not None:
+                region, source = self._given(name, pair[0]), "mask"
+            masks.append(mask_in(region, frame, source) if coarse else region.rasterize(frame, source=source))
+        return torch.from_numpy(np.stack(masks)).to(self.work.classifier.device)
+
+    def _given(self, name: str, row: int) -> Region:
+        """Return a mask that the dataset gives with an image."""
+        mask = self._images.samples[row - self.rows.start].meta.get(name)
+        if mask is None:
+            raise NotApplicableError(f"image {self.work.split.ids[row]} comes without a mask of its {name}")
+        return Region(np.empty((0, 4)), Frame(*mask.shape), mask)
 
     @cached_property
     def where(self) -> dict[str, Any]:
         """What decides a score beside the map."""
-        frame, task = str(self.work.frame), self.work.task
-        return {"scored in": frame, "task": task, "masks": masks_hash(self.pairs, self._regions[1])}
+        known = {"scored in": str(self.work.frame or "image"), "task": self.work.task}
+        if self.work.frame:
+            return {**known, "masks": masks_hash(self.pairs, self._regions[1])}
+        return {**known, "masks": regions_hash(self.own_regions, self.work.regions)}
 
     def selected(self, pairs: Pairs) -> tuple[Prediction, Tensor]:
         """Return the prediction of pairs, and their classes."""
@@ -266,7 +298,7 @@ class BatchWork:
             key = self.at.metric_key(metric.metric.name) if self.at else None
             if key is None or (block := known.get(key)) is None:
                 try:
-                    block = metric.chance(self.masks_of(metric))
+                    block = self._chance_of(metric)
                 except PLUGIN_ERRORS:  # its scores fail for the same reason, and say it
                     block, key = metric.undefined(len(self.pairs)), None
                 if key is not None:
@@ -275,6 +307,18 @@ class BatchWork:
         if self.at and new:
             self.at.keep_scores(None, self.pairs, self.where, known, {})
         return side_by_side([blocks[place] for place in sorted(blocks)], len(self.pairs))
+
+    def _chance_of(self, metric: MapMetric) -> npt.NDArray[np.float64]:
+        """Return a metric's levels of chance, (p, columns)."""
+        if self.work.frame:
+            return metric.chance(self.masks_of(metric))
+        found = metric.undefined(len(self.pairs))
+        for frame, places in together([region.frame for _, region in self.own_regions]):
+            # noise at the size of a radiograph would take minutes, and no map is made of such pixels
+            simulated = metric.metric.simulated
+            masks = self.masks_in(metric, nearest_fixed(frame) if simulated else frame, places, coarse=simulated)
+            found[places] = metric.chance(masks)
+        return found
 
     # one explainer
 

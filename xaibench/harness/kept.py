@@ -22,7 +22,7 @@ from xaibench.doctor.diagnose import drawn_rows
 from xaibench.harness.identity import classifier_identity, code_of, explainer_identity, metric_identity
 from xaibench.harness.store import Found, Store, key_of
 from xaibench.metrics.explained import Explained
-from xaibench.types import BoolArray, Frame
+from xaibench.types import BoolArray, Frame, Region
 
 if TYPE_CHECKING:
     from xaibench.harness.batch import Work
@@ -142,7 +142,8 @@ class KeptBatch:
         parts = self._maps(explainer, pairs)
         found = self._read("maps", parts) if parts else None
         if found and (which := found.arrays.get("which")) is not None:
-            return replace(found, arrays={"maps": found.arrays["maps"][which]})
+            others = {name: array for name, array in found.arrays.items() if name not in ("maps", "which")}
+            return replace(found, arrays={**others, "maps": found.arrays["maps"][which]})
         return found
 
     def begin_maps(self, explainer: str, pairs: Pairs) -> None:
@@ -154,12 +155,22 @@ class KeptBatch:
         parts = self._maps(explainer, pairs)
         return parts is not None and self.kept.store.has(key_of("maps", parts))
 
-    def keep_maps(self, explainer: str, pairs: Pairs, maps: npt.NDArray[np.float32], about: Mapping[str, Any]) -> None:
+    def keep_maps(
+        self,
+        explainer: str,
+        pairs: Pairs,
+        maps: npt.NDArray[np.float32],
+        about: Mapping[str, Any],
+        native: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        """Keep maps (p, H, W) in the input's frame and, where the scores are in another, those at their own size."""
         if parts := self._maps(explainer, pairs):
             distinct, which = _distinct(maps)
             arrays: dict[str, npt.NDArray[Any]] = {"maps": maps}
             if len(distinct) < len(maps):  # a baseline's, which look at no image
                 arrays = {"maps": maps[distinct], "which": which}
+            if native is not None:
+                arrays["native"] = native
             self._write("maps", parts, arrays, {**about, "explainer": explainer})
 
     def drop(self, explainer: str, pairs: Pairs, where: Mapping[str, Any]) -> None:
@@ -281,4 +292,14 @@ def masks_hash(pairs: Pairs, masks: BoolArray) -> str:
     """Return the sha256 of masks (p, H, W) and what class each is of."""
     known = hashlib.sha256(f"{masks.shape} {[target for _, target in pairs]}".encode())
     known.update(np.packbits(masks).tobytes())
+    return known.hexdigest()
+
+
+def regions_hash(regions: Sequence[tuple[tuple[int, int], Region]], source: str) -> str:
+    """Return the sha256 of regions at their images' sizes, "boxes" or "mask", and what class each is of."""
+    known = hashlib.sha256(source.encode())
+    for (_, target), region in regions:
+        known.update(f"{target} {region.frame} {region.boxes.tolist()}".encode())
+        if region.mask is not None:
+            known.update(np.packbits(region.mask).tobytes())
     return known.hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ from xaibench.classifiers.base import Classifier
 from xaibench.classifiers.state import State
 from xaibench.errors import PLUGIN_ERRORS, PluginError, SideEffectError
 from xaibench.explainers.base import Explainer, upsample
-from xaibench.explainers.calling import call, is_foreign, undone
+from xaibench.explainers.calling import call, call_native, has_native, is_foreign, undone
+from xaibench.harness.frames import together
 from xaibench.harness.kept import Pairs
 from xaibench.harness.records import MapMetric, Part, most_columns_first, side_by_side
 from xaibench.memory import out_of_memory
@@ -24,7 +25,7 @@ from xaibench.metrics._ops import ends, forget
 from xaibench.metrics._randomized import forget_randomized
 from xaibench.metrics.explained import Explained
 from xaibench.registry import one_line
-from xaibench.types import Prediction
+from xaibench.types import Frame, Prediction
 
 if TYPE_CHECKING:
     from xaibench.harness.batch import BatchWork, Seen
@@ -58,24 +59,49 @@ class Maps:
         """How they were made: ``seconds``, ``undefined`` (how many are not finite), ``left`` (on the classifier)."""
         return self._found[1]
 
+    def in_frame(self, frame: Frame, places: Sequence[int] | None = None) -> Tensor:
+        """Return the maps of all or some pairs in a frame, (n, H, W): from their own resolution, in one step.
+
+        Raises:
+            ExplainerFailedError: the method failed.
+        """
+        maps, _, native = self._found
+        if native is None:
+            return upsample(maps if places is None else maps[list(places)], frame)
+        found = [upsample(native[place][None], frame) for place in places or range(len(maps))]
+        return torch.cat(found).to(maps.device) if found else maps.new_zeros(0, frame.height, frame.width)
+
     @cached_property
-    def _found(self) -> tuple[Tensor, Mapping[str, Any]]:
-        at = self.batch.at
+    def _found(self) -> tuple[Tensor, Mapping[str, Any], Tensor | Sequence[Tensor] | None]:
+        """The maps in the input's frame, how they were made and, for scores in another frame, at their own size."""
+        at, device = self.batch.at, self.batch.work.classifier.device
         found = at.maps(self.name, self.pairs) if at else None
+        elsewhere = self.batch.work.frame != self.batch.work.split.frame
+        if found and elsewhere and has_native(self.explainer) and "native" not in found.arrays:
+            found = None  # kept by a run whose scores are in the input's frame
         self.batch.work.maps_found = found is not None
         if found:
-            return torch.from_numpy(found.arrays["maps"]).to(self.batch.work.classifier.device), found.about
-        maps, made = self._explain()
+            native = found.arrays.get("native")
+            maps = torch.from_numpy(found.arrays["maps"]).to(device)
+            return maps, found.about, None if native is None else torch.from_numpy(native).to(device)
+        maps, made, own = self._explain(elsewhere)
         if at:
-            at.keep_maps(self.name, self.pairs, maps.cpu().numpy(), made)
-        return maps, made
+            small = isinstance(own, Tensor) and own.numel() <= maps.numel()
+            at.keep_maps(self.name, self.pairs, maps.cpu().numpy(), made, own.cpu().numpy() if small else None)  # type: ignore[union-attr]
+        return maps, made, own
 
-    def _explain(self) -> tuple[Tensor, dict[str, Any]]:
+    def _explain(self, elsewhere: bool) -> tuple[Tensor, dict[str, Any], Tensor | Sequence[Tensor] | None]:
         classifier = self.batch.work.classifier
         prediction, targets = self.batch.selected(self.pairs)
         began, before = time.perf_counter(), self.batch.work.state
+        native: Tensor | Sequence[Tensor] | None = None
         try:
-            maps = call(self.explainer, classifier, prediction, targets)
+            if elsewhere:
+                native = call_native(self.explainer, classifier, prediction, targets)
+            if native is None:
+                maps = call(self.explainer, classifier, prediction, targets)
+            else:
+                maps = torch.cat([upsample(one[None], prediction.frame) for one in native]).to(classifier.device)
         except PLUGIN_ERRORS as error:  # one method's fault must not cost the others' work
             if len(self.batch.rows) > 1 and out_of_memory(error):
                 raise
@@ -87,7 +113,8 @@ class Maps:
         undefined = int(
             (~(low.isfinite() & high.isfinite()) & prediction.logits.isfinite().all(1).to(low.device)).sum()
         )
-        return maps, {"seconds": time.perf_counter() - began, "undefined": undefined, "left": left}
+        made = {"seconds": time.perf_counter() - began, "undefined": undefined, "left": left}
+        return maps, made, native
 
 
 class Scores:
@@ -99,6 +126,7 @@ class Scores:
         self._arrays: dict[str, npt.NDArray[Any]] = dict(found.arrays) if found else {}
         self._about: dict[str, Any] = dict(found.about) if found else {}
         self._new, self._kept_at = False, time.monotonic()
+        self._held: tuple[Any, Tensor | None] = (None, None)
 
     @property
     def made(self) -> Mapping[str, Any]:
@@ -135,7 +163,9 @@ class Scores:
 
     @cached_property
     def _scored(self) -> Tensor:
-        return upsample(self._maps.tensor, self._batch.work.frame)
+        """The maps in the frame that all pairs share; in the input's, where each has its own."""
+        frame = self._batch.work.frame
+        return self._maps.in_frame(frame) if frame else self._maps.tensor
 
     @cached_property
     def _explained(self) -> Explained:
@@ -193,7 +223,28 @@ class Scores:
             SideEffectError: the explainer changed something when the metric called it.
             PluginError: the metric did.
         """
-        masks, explained = self._batch.masks_of(metric), self._explained if metric.asks_network else None
+        if metric.asks_network:
+            return self._guarded(metric, maps, maps, self._explained)
+        if self._batch.work.frame:
+            return self._guarded(metric, maps, self._batch.masks_of(metric))
+        found = metric.undefined(len(maps))
+        for frame, places in together([region.frame for _, region in self._batch.own_regions]):
+            masks = self._batch.masks_in(metric, frame, places)
+            found[places] = self._guarded(metric, self._in_frame(frame, places), masks)
+        return found
+
+    def _in_frame(self, frame: Frame, places: Sequence[int]) -> Tensor:
+        """Return maps in a frame; the last ones are held, as all metrics of pairs of one size ask for the same."""
+        key = (frame, tuple(places))
+        if self._held[0] != key:
+            if isinstance(self._held[1], Tensor):
+                forget(self._held[1])
+            self._held = (key, self._maps.in_frame(frame, places))
+        return self._held[1]  # type: ignore[return-value]
+
+    def _guarded(
+        self, metric: MapMetric, maps: Tensor, masks: Tensor, explained: Explained | None = None
+    ) -> npt.NDArray[np.float64]:
         if not is_foreign(metric.metric.compute):
             return metric.scores(maps, masks, explained)
         try:

@@ -64,7 +64,7 @@ def load_splits(benchmark: Benchmark, data_root: Path | None) -> Splits:
         input_size=benchmark.input_size,
         data_root=data_root,
         options=dict(benchmark.dataset.options),
-        **({"task": benchmark.task} if accepts("datasets", name, "task") else {}),
+        **({"task": benchmark.task} if accepts("datasets", name, "task", by_name=True) else {}),
     )
     assert isinstance(splits, Splits)
     return splits

@@ -71,6 +71,8 @@ class Metric:
     """For a metric of a whole dataset: `compute` and `chance` return the statistics (B, C) that it is made of."""
     corrected: bool = True
     """Shown also on the scale where chance is 0 and the best value 1; not where neither end of the range is best."""
+    simulated: bool = False
+    """`chance` simulates noise in the masks' frame; where each image has its own size, in a fixed one near it."""
     mask: str | None = None
     """What it is scored against in place of the region: a mask that the dataset gives in `Sample.meta` by this name."""
 
@@ -105,6 +107,7 @@ def metric(
     headline_at: float | None = None,
     pool: Pool | None = None,
     corrected: bool = True,
+    simulated: bool = False,
     mask: str | None = None,
     **parameters: Any,
 ) -> Callable[[Callable[..., Any]], Metric]:
@@ -126,6 +129,7 @@ def metric(
             headline_at=headline_at,
             pool=pool,
             corrected=corrected,
+            simulated=simulated,
             mask=mask,
         )
         object.__setattr__(made, "__doc__", compute.__doc__)

@@ -154,6 +154,7 @@ def _noise_segments(height: int, width: int, fill_holes: bool) -> tuple[Tensor, 
     title="IoU at Otsu's threshold",
     reference="Saporta et al. 2022 (CheXlocalize), doi:10.1038/s42256-022-00536-x; Otsu 1979",
     chance=_iou_chance,
+    simulated=True,
     fill_holes=True,
 )
 def iou_otsu(maps: Tensor, masks: Tensor, *, fill_holes: bool = True) -> Tensor:

@@ -130,6 +130,7 @@ def _facts(run: Run, name: str) -> dict[str, Any]:
         "Classifier": run.classifier,
         "Classifier options": _pairs(record.get("classifier_options")),
         "Recipe": _pairs(record.get("recipe")),
+        "Explained layer": _layer(record.get("layer")),
         "Weights": weights.get("source", ""),
         "Weights sha256": weights.get("sha256", ""),
         "Recipe hash": weights.get("recipe_hash", ""),
@@ -144,10 +145,20 @@ def _facts(run: Run, name: str) -> dict[str, Any]:
     return {"name": name, "rows": {clean(k): clean(str(v)) for k, v in rows.items() if v not in ("", None)}}
 
 
+def _layer(layer: Any) -> str:
+    known = dict(layer or {})
+    if not known.get("name"):
+        return str(known.get("reason", ""))
+    height, width = known["grid"]
+    return f"{known['name']}, {known['channels']} x {height} x {width}, {known['layout']}: {known['reason']}"
+
+
 def _protocol(report: Report) -> dict[str, str]:
     spec = report.benchmark
     metrics = "; ".join(f"{m.name} ({_pairs(m.parameters)})" if m.parameters else m.name for m in spec.metrics)
-    frame = "the input's" if spec.localization.frame == "input" else f"{spec.localization.frame} px"
+    frame = {"input": "the input's", "image": "each image's own"}.get(
+        str(spec.localization.frame), f"a {spec.frame} px"
+    )
     rows = {
         "Name": spec.name,
         "Description": " ".join(spec.description.split()),

@@ -63,7 +63,7 @@ class Gallery:
     """Takes the maps of pairs, one after the other, and keeps what the page shows of them."""
 
     def __init__(self, report: Report, pairs: Sequence[Pair]) -> None:
-        self.report, self.frame = report, report.benchmark.frame
+        self.report, self.frame = report, report.benchmark.shown_frame
         self.tolerances = Tolerances(report)
         self.reference = self.tolerances.reference
         self.places = {pair: index for index, pair in enumerate(pairs)}

@@ -32,7 +32,7 @@ class Tolerances:
     """Takes where the maps of boxed pairs peak, one after the other, and makes curves of them."""
 
     def __init__(self, report: Report) -> None:
-        self.report, self.frame = report, report.benchmark.frame
+        self.report, self.frame = report, report.benchmark.shown_frame
         self.reference = reference_size(report)
         self._regions: dict[Pair, Region] = {}
         self._patients: dict[Pair, str] = {}
@@ -133,7 +133,7 @@ def tolerance_curves(
             explainer: str, target: int, sample: Sample, heat: Tensor, _: float | None, columns: Any = columns
         ) -> None:
             pair = (sample.id, report.classes[target])
-            scored = upsample(heat[None], report.benchmark.frame).cpu()
+            scored = upsample(heat[None], report.benchmark.shown_frame).cpu()
             if gathered.place(pair, sample, target) is not None and not bool(_ops.undefined(scored)[0]):
                 gathered.take(pair, columns[explainer], _ops.maxima(scored)[0].numpy())
 
