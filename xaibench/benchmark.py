@@ -15,6 +15,9 @@ from xaibench.errors import BenchmarkError, did_you_mean, first_line
 from xaibench.limits import read_toml
 from xaibench.types import Frame
 
+RESERVED = frozenset({"macro"})
+"""Names that a class can't have."""
+
 
 class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -107,7 +110,7 @@ class Benchmark(_Spec):
     title: str = ""
     description: str = ""
     task: Literal["multiclass", "multilabel"] = "multiclass"
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
     input_size: Annotated[int, Field(ge=32, le=2048)]
     dataset: DatasetSpec
     classifiers: Mapping[str, ClassifierSpec] = Field(default_factory=dict)
@@ -129,7 +132,18 @@ class Benchmark(_Spec):
     def _different(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(classes)) != len(classes):
             raise ValueError(f"a class is named twice in {list(classes)}")
+        for name in classes:
+            if name.strip().casefold() in RESERVED:
+                raise ValueError(f"a class can't be called {name!r}, as tables call the mean over the classes so")
+            if not name.strip() or re.search(r"[\x00-\x1f\x7f-\x9f]", name):
+                raise ValueError(f"a class needs a name without control characters, got {name!r}")
         return classes
+
+    @model_validator(mode="after")
+    def _one_class(self) -> Benchmark:
+        if len(self.classes) == 1 and self.task != "multilabel":
+            raise ValueError(f'one class ({self.classes[0]}) is present or not: give task = "multilabel", or name two')
+        return self
 
     @model_validator(mode="after")
     def _once(self) -> Benchmark:

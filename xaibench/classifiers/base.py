@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ class Classifier(nn.Module, ABC):
         no_target: why there is none, with the remedy; "" for a program.
         target: the layer whose output the features are, where it was chosen by `find_target`.
         memory_format: of the weights and images, as `optimized` finds it; None before.
+        task: the benchmark's: whether a class's probability is a softmax ("multiclass") or a sigmoid ("multilabel").
     """
 
     body_is_frozen = False
@@ -58,6 +59,7 @@ class Classifier(nn.Module, ABC):
     no_target = ""
     target: Target | None = None
     memory_format: torch.memory_format | None = None
+    task: Literal["multiclass", "multilabel"] = "multiclass"
     own_maps: tuple[str, ...] = ()
 
     def __init__(self, classes: Sequence[str], input_size: int) -> None:
@@ -115,6 +117,10 @@ class Classifier(nn.Module, ABC):
         A classifier is refused where the two differ.
         """
         return self(images)  # type: ignore[no-any-return]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probabilities (B, K) of logits (B, K)."""
+        return logits.sigmoid() if self.task == "multilabel" or logits.shape[1] == 1 else logits.softmax(dim=1)
 
     def check_task(self, task: str) -> None:
         """Return if the logits are meant for a task, "multiclass" or "multilabel".

@@ -63,7 +63,7 @@ def check(patient: Patient, name: str, explainer: Explainer) -> Iterator[Finding
 
 def glance(patient: Patient, name: str, explainer: Explainer) -> Iterator[Finding]:
     """Look whether the map of one image depends on the class, alone and in a batch of two."""
-    if explainer.is_baseline or not explainer.class_specific:
+    if explainer.is_baseline or not explainer.class_specific or len(patient.classifier.classes) < 2:
         return
     subject, one, targets = f"explainer {name}", patient.prediction.select([0]), patient.targets.new_tensor([0, 1])
     both, _ = _explain(patient, explainer, one.select([0, 0]), targets)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Splits
+from xaibench.errors import NotApplicableError
 from xaibench.types import Frame, Prediction
 
 
@@ -84,6 +85,16 @@ class Explainer(ABC):
         are made in the input's frame.
         """
         return None
+
+
+def check_several(classifier: Classifier, explainer: str, instead: str) -> None:
+    """Return if there are other classes to compare one with.
+
+    Raises:
+        NotApplicableError: there are none.
+    """
+    if len(classifier.classes) < 2:
+        raise NotApplicableError(f"{explainer} compares a class with the others, and there is one alone: use {instead}")
 
 
 def upsample(maps: Tensor, frame: Frame) -> Tensor:

@@ -15,8 +15,9 @@ from pytorch_grad_cam.utils.model_targets import FinerWeightedTarget
 from sklearn.decomposition import KernelPCA
 from torch import Tensor
 
+from xaibench.classifiers.base import Classifier
 from xaibench.errors import UsageError
-from xaibench.explainers.base import seed_of
+from xaibench.explainers.base import check_several, seed_of
 from xaibench.explainers.cam import Array, GradCAM, LibraryCAM, Score, Traced
 
 
@@ -86,6 +87,10 @@ class FinerCAM(GradCAM):
         if compared < 1:
             raise UsageError(f"finercam: compared = {compared}; it is the number of classes compared with, at least 1")
         self.compared, self.strength = compared, strength
+
+    def check(self, classifier: Classifier) -> None:
+        super().check(classifier)
+        check_several(classifier, "finercam", "gradcam")
 
     def scores(self, targets: Tensor, outputs: Tensor) -> Sequence[Score]:
         logits = outputs.detach()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xaibench.classifiers.base import Classifier
 from xaibench.errors import NotApplicableError
-from xaibench.explainers.base import Explainer
+from xaibench.explainers.base import Explainer, check_several
 from xaibench.types import Prediction
 
 
@@ -66,6 +66,10 @@ class CCMContrast(OwnMap):
 
     name = "ccm_contrast"
     map_name = "ccm"
+
+    def check(self, classifier: Classifier) -> None:
+        super().check(classifier)
+        check_several(classifier, self.name, "ccm")
 
     def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
         own, maps = super().explain(classifier, prediction, targets), prediction.maps[self.map_name].detach()

@@ -221,6 +221,8 @@ class KernelShap(_Sampled):
 class RISE(Explainer):
     """RISE (Petsiuk 2018): the mean of random masks, weighted by the class's probability of the image they dim.
 
+    In a multi-label benchmark the probability is the class's own, a sigmoid.
+
     A mask is a coarse grid of zeros and ones, brought up bilinearly and shifted at random; it dims towards black. One
     forward pass for each mask serves all classes.
 
@@ -258,7 +260,7 @@ class RISE(Explainer):
         total = torch.zeros(len(classifier.classes), *image.shape[-2:], device=image.device)
         for masks in self.draw(Frame(*image.shape[-2:]), image_id):
             masks = masks.to(image.device)
-            probabilities = classifier(image * masks[:, None]).softmax(dim=1)
+            probabilities = classifier.probabilities(classifier(image * masks[:, None]))
             total += torch.einsum("nk,nhw->khw", probabilities, masks)
         return total / (self.masks * self.shown)
 

@@ -33,6 +33,7 @@ from xaibench.explainers.calling import undone
 from xaibench.harness.records import MapMetric
 from xaibench.memory import keep_freed_memory, out_of_memory
 from xaibench.metrics.base import Metric
+from xaibench.metrics.trial import check_parameters
 from xaibench.paths import alone, cache_dir, hold
 from xaibench.plugins import accepts, build, check_options
 from xaibench.progress import Progress
@@ -121,8 +122,13 @@ def make_classifier(name: str | nn.Module, spec: ClassifierSpec, benchmark: Benc
     made = build("classifiers", name, classes=benchmark.classes, input_size=benchmark.input_size, **options)
     if not isinstance(made, Classifier):
         raise PluginError(f"classifier {name!r} makes a {type(made).__name__}, which is no Classifier")
-    made.check_task(benchmark.task)
-    return made
+    return _for_task(made, benchmark)
+
+
+def _for_task(classifier: Classifier, benchmark: Benchmark) -> Classifier:
+    classifier.check_task(benchmark.task)
+    classifier.task = benchmark.task
+    return classifier
 
 
 def _wrapped(module: nn.Module, spec: ClassifierSpec, benchmark: Benchmark) -> Classifier:
@@ -130,8 +136,7 @@ def _wrapped(module: nn.Module, spec: ClassifierSpec, benchmark: Benchmark) -> C
         allowed = dict(spec.options)
         check_options(ModuleClassifier, type(module).__name__, {"classes": (), "module": module, **allowed})
         made = ModuleClassifier(benchmark.classes, benchmark.input_size, module=module, **allowed)
-        made.check_task(benchmark.task)
-        return made
+        return _for_task(made, benchmark)
     if spec.options:
         raise UsageError(f"{type(module).__name__} is made already: leave out the option {min(spec.options)}")
     for what, its, wanted in (
@@ -143,7 +148,7 @@ def _wrapped(module: nn.Module, spec: ClassifierSpec, benchmark: Benchmark) -> C
     given = deepcopied(module)  # the user's own keeps its mode and layout
     given.comes_trained = True
     given.weights = Weights(f"as given, on {given.weights.source}", hash_tensors(given.state_dict().items()))
-    return given
+    return _for_task(given, benchmark)
 
 
 def check_logits(classifier: Classifier, name: str) -> None:
@@ -371,7 +376,7 @@ def load_metrics(benchmark: Benchmark) -> tuple[list[Metric], list[MapMetric]]:
 
     Raises:
         PluginError: an unknown metric.
-        UsageError: a parameter that the metric does not have.
+        UsageError: a parameter that the metric does not have, or a value that it does not take.
     """
     classification: list[Metric] = []
     localization: list[MapMetric] = []
@@ -386,5 +391,6 @@ def load_metrics(benchmark: Benchmark) -> tuple[list[Metric], list[MapMetric]]:
         if metric.category == "classification":
             classification.append(metric)
         else:
+            check_parameters(metric, spec.parameters, benchmark.input_size, benchmark.task)
             localization.append(MapMetric(metric, dict(spec.parameters)))
     return classification, localization

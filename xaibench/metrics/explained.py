@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 from xaibench.classifiers.base import Classifier
-from xaibench.errors import NotApplicableError
+from xaibench.errors import NotApplicableError, UsageError
 from xaibench.explainers.base import Explainer
 from xaibench.explainers.calling import call
 from xaibench.types import Prediction
@@ -163,9 +163,14 @@ def require_live(explainer: Explainer) -> None:
 def class_score(logits: Tensor, targets: Tensor, task: str, output: Output) -> Tensor:
     """Return one class's score (N,) of logits (N, K); see `Explained.scores`.
 
+    Raises:
+        UsageError: another output.
+
     >>> class_score(torch.zeros(1, 4), torch.tensor([2]), "multiclass", "probability").tolist()
     [0.25]
     """
+    if output not in get_args(Output):
+        raise UsageError(f"output = {output!r}; it is one of {', '.join(map(repr, get_args(Output)))}")
     own = logits.gather(1, targets[:, None])[:, 0]
     if output == "logit" or (output == "margin" and task == "multilabel"):
         return own

@@ -117,6 +117,8 @@ def road_lerf(
 
 
 def _road(explained: Explained, percentages: Sequence[float], noise: float, output: Output, sign: float) -> Tensor:
+    if noise < 0:
+        raise UsageError(f"noise = {noise}; it is a standard deviation, at least 0")
     if not len(percentages) or not all(0 < percentage < 100 for percentage in percentages):
         raise UsageError(f"percentages must lie between 0 and 100, got {list(percentages)}")
     places, images = _perturb.pixel_ranks(explained), explained.prediction.images
@@ -292,6 +294,8 @@ def monotonicity(
     The paper's (AIX360's) yes is a 1, its no anything below. Quantus 0.6.0 replaces the baseline by the baseline, so
     that its image never changes and its answer is always yes.
     """
+    if tolerance < 0:
+        raise UsageError(f"tolerance = {tolerance}; it is at least 0")
     parts = _perturb.cell_numbers(explained, cells)
     places = _perturb.part_places(explained, parts, -_perturb.cell_sums(explained, cells))
     base, images = _perturb.baseline(explained, baseline), explained.prediction.images

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from xaibench.classifiers.base import Classifier
-from xaibench.errors import UsageError
+from xaibench.errors import NotApplicableError, UsageError
 from xaibench.explainers.base import seed_of
 from xaibench.metrics import _ops, _rerun
 from xaibench.metrics._randomized import Order, randomized
@@ -198,6 +198,8 @@ def random_logit(
     """
     before = explained.prediction
     classes = before.logits.shape[1]
+    if classes < 2:
+        raise NotApplicableError("there is no other class to compare one with")
     pairs = zip(before.ids, explained.targets.tolist(), strict=True)
     steps = [1 + seed_of("random logit", seed, name) % (classes - 1) for name, _ in pairs]
     others = (explained.targets + torch.tensor(steps, dtype=torch.long, device=explained.targets.device)) % classes
@@ -221,6 +223,8 @@ def class_sensitivity(explained: Explained, *, similarity: str = "spearman", abs
     Whatever class was explained. NaN where all logits are equal. Computed here: no library has it.
     """
     before = explained.prediction
+    if before.logits.shape[1] < 2:
+        raise NotApplicableError("there is no other class to compare one with")
     top, least = before.logits.argmax(1), before.logits.argmin(1)
     first, second = (_rerun.explain(explained, explained.classifier, before, targets) for targets in (top, least))
     return _ops.nan_where(top == least, alike(first, second, similarity, absolute=absolute))
