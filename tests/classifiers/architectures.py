@@ -1,16 +1,20 @@
 """Architectures of timm and torchvision with the tensor that each is to be explained at, worked out from their sources.
 
 The rule: the layer that pytorch-grad-cam's documentation names; else the last place-keeping tensor that the head reads,
-after its activation. The head begins where places are mixed: pooling, flattening, or attention by a token of no place.
+after its activation. The head begins with what mixes the places into one: pooling, flattening, or the attention of a
+token without a place, with that attention's own projections.
 
 - A head that reads a class token is fed by the patch tokens through the last block's attention alone; their own values
   after that block are not used. The tensor is that block's input. The documentation names the block's ``norm1``, which
-  the class token passes by on its shortcut: not all that the head reads is in it.
+  the class token passes by on its shortcut: not all that the head reads is in it. CoaT's last block encodes positions
+  before it branches: there the tensor is the encoding's output.
 - The documentation's ``layers[-1].blocks[-1].norm1`` of Swin is likewise inside a residual branch; its head pools the
   places of ``norm``.
 - torchvision's DenseNet applies its last ReLU in a function. The documentation names ``features[-1]``, so the tensor is
   what that module returns, before the ReLU. timm's ``norm5`` has the ReLU in it.
-- torchvision's SqueezeNet makes the classes' maps by a convolution inside ``classifier``; its pooling reads them.
+- torchvision's SqueezeNet makes the classes' maps by a convolution inside ``classifier``, and timm's EfficientViT
+  convolves inside ``head``; the pooling reads what comes of it.
+- The pooling of SigLIP is an attention, which reads the last ``norm``.
 
 Nothing here uses xaibench.
 """
@@ -41,11 +45,12 @@ class Place:
     """A tensor inside a network.
 
     Attributes:
-        module: name of a module that runs once.
+        module: name of a module.
         grid: height and width.
         layout: (B, C, h, w), (B, h, w, C), or (B, prefix + h * w, C) in rows from the top left.
         prefix: tokens in front that have no place.
         side: the module's output, or its first input.
+        call: which of the module's calls, from 1.
     """
 
     module: str
@@ -53,10 +58,12 @@ class Place:
     layout: Layout = "channels_first"
     prefix: int = 0
     side: Literal["output", "input"] = "output"
+    call: int = 1
 
     def __str__(self) -> str:
+        call = f" of call {self.call}" if self.call > 1 else ""
         tokens = f", prefix {self.prefix}" if self.layout == "tokens" else ""
-        return f"{self.module} {self.side}, {self.layout} {self.grid[0]} x {self.grid[1]}{tokens}"
+        return f"{self.module} {self.side}{call}, {self.layout} {self.grid[0]} x {self.grid[1]}{tokens}"
 
     def channels_first(self, tensor: Tensor) -> Tensor:
         """Return the tensor as (B, C, h, w), without its prefix."""
@@ -287,7 +294,12 @@ ARCHITECTURES = (
     ),
     _timm("pit_ti_224", 224, _block("transformers.2.blocks.3", 7), CLASS_TOKEN),
     _timm("mvitv2_small_cls", 224, _block("stages.3.blocks.1", 7), CLASS_TOKEN),
-    _timm("coat_lite_tiny", 224, _block("serial_blocks4.1", 7), CLASS_TOKEN),
+    _timm(
+        "coat_lite_tiny",
+        224,
+        Place("cpe4", (7, 7), "tokens", 1, call=2),
+        "the head reads the class token: the last block's positions, encoded before it branches",
+    ),
     _timm(
         "xcit_nano_12_p16_224", 96, _block("cls_attn_blocks.1", 6), CLASS_TOKEN, options={"depth": 3, "img_size": 96}
     ),
