@@ -164,8 +164,11 @@ class Columns:
             return fitting[0]
         shapes = ", ".join(str(tuple(part.shape)) for part in _parts(output) if isinstance(part, Tensor))
         shown = f"a {type(output).__name__}" + (f" of tensors {shapes}" if shapes else "")
-        which = ", of which several may be the logits" if fitting else ""
-        raise UsageError(self._not_logits(shown + which))
+        if fitting:
+            raise UsageError(
+                f"{self.what} gives {shown}, of which several may be the logits: wrap it in a module that returns them"
+            )
+        raise UsageError(self._not_logits(shown))
 
     def _fits(self, logits: Tensor | None) -> bool:
         if logits is None:

@@ -325,7 +325,7 @@ def _noting(
 def _judged(
     module: nn.Module, run: Run, images: Tensor, outputs: Sequence[Output], kind: str | None
 ) -> dict[str, dict[Layout, Verdict]]:
-    """Judge the layouts of some outputs: by brightened quarters and, where that does not decide, by blurred ones."""
+    """Judge the layouts of some outputs: by quarters of noise and, where that does not decide, by blurred ones."""
     judged: dict[str, dict[Layout, Verdict]] = {output.name: {} for output in outputs}
     for how in range(2):
         names = {name for name, known in judged.items() if not any(verdict.holds for verdict in known.values())}
