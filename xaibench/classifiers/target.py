@@ -105,7 +105,9 @@ class _Search:
             raise NoTargetError("the logits of all probe images are the same, so that nothing can be told of a layer")
         candidate: tuple[Output, Layout, Verdict] | None = None
         for output in self.spatial:
-            layout, verdict = _best(self._verdicts_of(output))
+            if not (verdicts := self._verdicts_of(output)):
+                continue  # its first axis is no batch
+            layout, verdict = _best(verdicts)
             if candidate is not None and verdict.holds and _grid(layout) != _grid(candidate[1]):
                 break
             if not self._every_place(output, layout):
@@ -134,7 +136,7 @@ class _Search:
             raise UsageError(f"no module {name!r} with an output {shape}{near}")
         if not self.finite:
             return self._unjudged(output)
-        layout, verdict = _best(_judged(self.module, self.run, self.images, [output], self.kind)[name])
+        layout, verdict = _best(self._verdicts_of(output) or {next(layouts(output.shape, 1, self.kind)): Verdict(0, 0)})
         if self.kind is not None:
             return _target(output, layout, f"named by layer, its layout ({self.kind}) by layout")
         if not verdict.holds:
@@ -167,8 +169,11 @@ class _Search:
             NoTargetError: none holds, and yet the layer may keep places.
         """
         own = {_form(known): known for known in layouts(output.shape, 1, self.kind)}
-        if self._larger is not None:
-            larger = _judged(self.module, self.run, self._larger, [output], self.kind)[output.name]
+        for size in larger_sizes(self.images.shape[-1]):
+            if verdict.holds or not self._takes(size):
+                break
+            images = probe_images(size).to(self.images.device)
+            larger = _judged(self.module, self.run, images, [output], self.kind)[output.name]
             if alike := {own[_form(known)]: found for known, found in larger.items() if _form(known) in own}:
                 layout, verdict = max((_best(alike), (layout, verdict)), key=lambda known: known[1].rank)
         if not verdict.holds and verdict.margin >= WEAK:
@@ -178,19 +183,13 @@ class _Search:
             )
         return layout, verdict
 
-    @cached_property
-    def _larger(self) -> Tensor | None:
-        """Larger probe images, None where there is no need of them or the network does not take them."""
-        size = max(LARGER, 2 * self.images.shape[-1])
-        if size > LARGEST:
-            return None
-        images = probe_images(size).to(self.images.device)
+    def _takes(self, size: int) -> bool:
+        """Tell whether the network takes images of another size."""
         try:
             with torch.no_grad():
-                taken = bool(self.run(images[:1]).isfinite().all())
+                return bool(self.run(probe_images(size)[:1].to(self.images.device)).isfinite().all())
         except Exception:  # whatever a network of one size raises
-            return None
-        return images if taken else None
+            return False
 
     @cached_property
     def _gradients(self) -> Mapping[str, Tensor]:
@@ -258,6 +257,18 @@ def every_place(
     return bool((moved > 1e-6 * logits[0].abs().max()).all())
 
 
+def larger_sizes(size: int) -> Iterator[int]:
+    """Yield the sides of larger probe images.
+
+    >>> list(larger_sizes(64)), list(larger_sizes(224)), list(larger_sizes(300))
+    ([224, 448], [448], [])
+    """
+    larger = max(LARGER, 2 * size)
+    while larger <= LARGEST:
+        yield larger
+        larger *= 2
+
+
 def judge_features(features: Callable[[Tensor], Tensor], size: int, device: torch.device) -> Verdict:
     """Judge whether the places of features (N, C, h, w) are the image's, at the input size or on larger images.
 
@@ -270,8 +281,8 @@ def judge_features(features: Callable[[Tensor], Tensor], size: int, device: torc
         ValueError: a grid below 2 x 2.
     """
     best: Verdict | None = None
-    for side in (size, max(LARGER, 2 * size)):
-        if best is not None and (best.holds or side > LARGEST):
+    for side in (size, *larger_sizes(size)):
+        if best is not None and best.holds:
             break
         for how in range(2):
             changed = []
