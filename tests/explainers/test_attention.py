@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.classifiers.odd_networks import tiny_vit
 from tests.explainers.small import CLASSES, predict
 from xaibench.classifiers.base import Classifier
+from xaibench.classifiers.module import ModuleClassifier
 from xaibench.classifiers.timm import TimmClassifier
 from xaibench.errors import NotApplicableError, UsageError
 from xaibench.explainers import create
@@ -129,6 +131,40 @@ def test_fused_attention_is_off_inside_and_back_outside_even_after_an_error(
     assert seen
     assert not any(seen)
     assert not any(attention.attn_drop._forward_hooks for attention in attentions)
+
+
+@pytest.mark.parametrize(
+    ("options", "reads"),
+    [
+        ({}, [0]),
+        ({"reg_tokens": 4}, [0]),
+        ({"global_pool": "avg"}, list(range(1, 17))),
+        ({"global_pool": "avg", "reg_tokens": 4}, list(range(5, 21))),
+        ({"global_pool": "avg", "reg_tokens": 4, "class_token": False}, list(range(4, 20))),
+        ({"global_pool": "map", "class_token": False}, list(range(16))),
+    ],
+)
+def test_maps_start_from_the_tokens_that_the_head_reads(options: dict[str, Any], reads: list[int]) -> None:
+    """The mean of their rows; row 0 is a register or a patch like any other where the head pools."""
+    network = tiny_vit(**options)
+    classifier = ModuleClassifier(CLASSES, 64, module=network, normalize="none")
+    prediction, targets = predict(classifier, 2), torch.tensor([1, 3])
+    layers: list[Tensor] = []
+    for block in network.blocks:
+        block.attn.fused_attn = False
+        block.attn.attn_drop.register_forward_hook(lambda _, __, output: layers.append(output))
+    images = prediction.images.clone().requires_grad_(True)
+    logits = network(images)
+    gradients = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), layers)
+    shares = [layer.detach() for layer in layers]
+    for name, rolled in (
+        ("attention_rollout", rollout(shares)),
+        ("gradient_attention", weighted_rollout(shares, gradients)),
+    ):
+        wanted = rolled[:, reads].mean(1)[:, -16:].reshape(2, 4, 4)
+        found = create(name).explain(classifier, prediction, targets)
+        scale = float(wanted.abs().max())
+        torch.testing.assert_close(found, upsample(wanted, prediction.frame), atol=1e-5 * scale, rtol=1e-4)
 
 
 @pytest.mark.parametrize("model", ["test_vit2", "test_vit4", "deit_tiny_distilled_patch16_224"])
