@@ -80,7 +80,12 @@ class ChestXray8Split(Split):
 
 
 def chestxray8(
-    *, classes: Sequence[str], input_size: int, data_root: Path | None, options: Mapping[str, Any]
+    *,
+    classes: Sequence[str],
+    input_size: int,
+    data_root: Path | None,
+    options: Mapping[str, Any],
+    task: str | None = None,
 ) -> Splits:
     """Load ChestX-ray8 / ChestX-ray14 of the NIH Clinical Center, as downloaded or pre-resized.
 
@@ -90,6 +95,7 @@ def chestxray8(
         data_root: the folder with ``Data_Entry_2017*.csv``, ``BBox_List_2017.csv``, the two official lists, and
             ``images/`` or ``images_001/`` to ``images_012/``.
         options: see `xaibench.datasets.chestxray8.options.Options`.
+        task: the benchmark's, which the option of that name must not contradict.
 
     Returns:
         Splits whose `notes` give the counts of images, patients and boxes, and all that was left out or disagrees.
@@ -100,7 +106,9 @@ def chestxray8(
 
     Source: Wang et al., "ChestX-ray8", CVPR 2017, pp. 3462-3471; https://nihcc.app.box.com/v/ChestXray-NIHCC.
     """
-    parsed = parse_options(options)
+    parsed = parse_options({"task": task} | dict(options) if task else options)
+    if task and parsed.task != task:
+        raise UsageError(f'chestxray8 option task = "{parsed.task}", but the benchmark\'s is "{task}": leave it out')
     if not 16 <= input_size <= 8192:
         raise UsageError(f"input size {input_size}: chestxray8 needs 16 to 8192 pixels")
     if data_root is None:
@@ -127,7 +135,7 @@ def chestxray8(
             options=parsed,
         )
 
-    return Splits(build(drawn.train), build(drawn.val), build(drawn.test), (*notes, *drawn.notes))
+    return Splits(build(drawn.train), build(drawn.val), build(drawn.test), (*notes, *drawn.notes), drawn.left_out)
 
 
 def _file_notes(tables: Tables, missing: Sequence[str], duplicates: int) -> list[str]:
