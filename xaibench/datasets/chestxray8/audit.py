@@ -15,7 +15,6 @@ from xaibench.datasets.chestxray8.images import (
     check_size,
     index_images,
     read_grey,
-    why_unreadable,
 )
 from xaibench.datasets.chestxray8.tables import (
     EXPECTED,
@@ -30,6 +29,7 @@ from xaibench.datasets.chestxray8.tables import (
     parse_list,
     read_table,
 )
+from xaibench.datasets.raster import why_unreadable
 from xaibench.errors import DataError
 from xaibench.limits import UNREADABLE, open_image
 
