@@ -26,6 +26,7 @@ from xaibench.datasets.chestxray8 import chestxray8
 from xaibench.datasets.chestxray8.audit import audit, inspect
 from xaibench.datasets.chestxray8.images import decode
 from xaibench.datasets.folder import folder
+from xaibench.datasets.folder.audit import audit as audit_folder
 from xaibench.datasets.raster import read_header, read_values, turn
 from xaibench.explainers.maps import read_map
 from xaibench.harness.leaderboard import PINS, TurnedAwayError, read_pins, read_result, read_results
@@ -107,6 +108,7 @@ def _folder(file: str, **options: Any) -> Parser:
     def read(path: Path) -> None:
         given = {"images": "images", "patient_column": "patient", "split_column": "split", **options}
         root = path.parent.parent if path.parent.name == "images" else path.parent
+        audit_folder(root, ("No Finding", "Mass"), given, "multiclass")
         splits = folder(classes=("No Finding", "Mass"), input_size=16, data_root=root, options=given)
         for split in (splits.train, splits.val, splits.test):
             for index in range(len(split)):
