@@ -205,6 +205,8 @@ def test_discrepancies_of_boxes_are_noted(tmp_path: Path) -> None:
     splits = load(root)
     notes = "\n".join(splits.notes)
     assert f"1 boxes of images that Data_Entry does not list, ignored: {name(99)}" in notes
+    assert "1 boxes of other classes left out (Mass 1)" in notes
+    assert f"1 boxes that reach out of the image, clipped: {name(14)} (Effusion)" in notes
     assert "2 boxes whose finding is not among the image's labels, ignored" in notes
     assert f"1 boxes without any area inside the image, ignored: {name(11)} (Effusion)" in notes
     assert f"1 boxed images have several of the classes; all count as present: {name(80)}" in notes

@@ -84,6 +84,25 @@ def test_a_pngs_orientation_behind_its_pixels_and_in_text(tmp_path: Path) -> Non
     assert read_header(png(tmp_path / "bad.png", rows, 8, 0, (b"eXIf", b"nonsense"))).orientation == 1
 
 
+def test_only_exif_turns(tmp_path: Path) -> None:
+    """XMP and ImageMagick's text are what Pillow mixes in, and no viewer follows."""
+    xmp = b'XML:com.adobe.xmp\0\0\0\0\0<x tiff:Orientation="6"/>'
+    path = png(tmp_path / "xmp.png", BYTES, 8, 0, (b"iTXt", xmp))
+    assert Image.open(path).getexif().get(274) == 6
+    assert read_header(path).orientation == 1
+    assert np.array_equal(read_values(path).values, BYTES)
+    Image.fromarray(BYTES).save(tmp_path / "xmp.tif", tiffinfo={700: b'<x tiff:Orientation="6"/>'})
+    assert read_header(tmp_path / "xmp.tif").orientation == 1
+    assert np.array_equal(read_values(tmp_path / "xmp.tif").values, BYTES)  # which Pillow turns as it loads it
+
+
+def test_the_first_picture_of_a_phones_photograph(tmp_path: Path) -> None:
+    frames = [Image.fromarray(np.full((32, 32), value, dtype=np.uint8)) for value in (200, 30)]
+    frames[0].save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=frames[1:])
+    assert Image.open(tmp_path / "a.jpg").n_frames == 2
+    assert abs(int(read_values(tmp_path / "a.jpg").values.mean()) - 200) <= 1
+
+
 def tiff(path: Path, values: npt.NDArray[Any], mode: str, **tags: int) -> Path:
     info = ImageFileDirectory_v2()
     for tag, value in tags.items():

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 _ORIENTATION, _PHOTOMETRIC, _SAMPLE_FORMAT, _WIDTH, _HEIGHT = 274, 262, 339, 256, 257
 _PNG = b"\x89PNG\r\n\x1a\n"
-_WITH_EXIF = {b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp"}
-_NOTED = (b"sBIT", b"eXIf", b"tEXt", b"zTXt", b"iTXt")
-_MOST_CHUNKS = 1_000_000
+_MOST_CHUNKS, _MOST_EXIF = 1_000_000, 2**20
 
 _TURNS: dict[int, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
     2: lambda values: values[:, ::-1],
@@ -70,7 +68,7 @@ class Values(NamedTuple):
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
-    """Read a file's header; pixels are decoded only where a PNG's orientation lies behind them.
+    """Read a file's header, without decoding it.
 
     Raises:
         DataError: it is missing, no image, or of a kind that can't be read right; names it and the remedy.
@@ -108,13 +106,22 @@ def resize(values: npt.NDArray[np.float32], size: int) -> npt.NDArray[np.float32
     return np.asarray(resized, dtype=np.float32).clip(0, 1)
 
 
-def _orientation(opened: Image.Image, chunks: dict[bytes, bytes] | None) -> int:
-    if chunks is not None and not chunks.keys() & _WITH_EXIF:
-        return 1  # to ask Pillow would decode the image
-    try:
-        found = opened.getexif().get(_ORIENTATION, 1)
-    except UNREADABLE:  # a damaged block of EXIF: viewers show the image as it is stored
-        return 1
+def _orientation(opened: Image.Image, chunks: dict[bytes, bytes], tags: Any) -> int:
+    """Return the EXIF orientation, 1 where there is none, or one that means nothing.
+
+    What XMP or ImageMagick's text say of it counts for nothing, as in viewers; Pillow's `getexif` would mix them in.
+    """
+    if opened.format == "TIFF":
+        found = tags.get(_ORIENTATION, 1)
+    else:
+        from PIL import Image
+
+        exif = Image.Exif()
+        try:
+            exif.load(chunks.get(b"eXIf") or opened.info.get("exif") or b"")
+            found = exif.get(_ORIENTATION, 1)
+        except UNREADABLE:  # a damaged block of EXIF: viewers show the image as it is stored
+            found = 1
     return found if found in _TURNS else 1
 
 
@@ -147,9 +154,9 @@ def header_of(path: str | os.PathLike[str], opened: Image.Image) -> Header:
     tags: Any = getattr(opened, "tag_v2", {})
     _check_kind(path, opened, tags)
     width, height = tags.get(_WIDTH, opened.width), tags.get(_HEIGHT, opened.height)  # Pillow's are turned already
-    chunks = _png_chunks(path) if opened.format == "PNG" else None
-    bits = max((chunks or {}).get(b"sBIT", b"\0"))
-    return Header(opened.mode, int(width), int(height), _orientation(opened, chunks), bits)
+    chunks = _png_chunks(path) if opened.format == "PNG" else {}
+    bits = max(chunks.get(b"sBIT", b"\0"))
+    return Header(opened.mode, int(width), int(height), _orientation(opened, chunks, tags), bits)
 
 
 def _check_kind(path: str | os.PathLike[str], opened: Image.Image, tags: Any) -> None:
@@ -208,7 +215,7 @@ def _array(image: Image.Image) -> tuple[npt.NDArray[Any], int | None]:
 
 
 def _png_chunks(path: str | os.PathLike[str]) -> dict[bytes, bytes]:
-    """Return the first bytes of each kind of chunk of a PNG, of texts by their keyword."""
+    """Return a PNG's chunks of EXIF and of significant bits; they may stand behind the pixels, which are not read."""
     found: dict[bytes, bytes] = {}
     with open(path, "rb") as file:
         if file.read(8) != _PNG:
@@ -218,8 +225,8 @@ def _png_chunks(path: str | os.PathLike[str]) -> dict[bytes, bytes]:
             if len(head) < 8 or head[4:] == b"IEND":
                 break
             length, kind = int.from_bytes(head[:4]), head[4:]
-            start = file.read(min(length, 64)) if kind in _NOTED else b""
-            if start:
-                found.setdefault(start.partition(b"\0")[0] if kind.endswith(b"Xt") else kind, start)
-            file.seek(length - len(start) + 4, os.SEEK_CUR)
+            content = file.read(min(length, _MOST_EXIF)) if kind in (b"sBIT", b"eXIf") else b""
+            if content:
+                found.setdefault(kind, content)
+            file.seek(length - len(content) + 4, os.SEEK_CUR)
     return found

@@ -132,9 +132,11 @@ def find_candidates(
     records = tables.entries.records
     boxes: dict[str, list[tuple[int, float, float, float, float]]] = defaultdict(list)
     per_image = Counter(box.id for box in tables.boxes.boxes)
-    unknown, unlabelled, empty, several = [], [], [], set()
+    unknown, unlabelled, empty, clipped, several = [], [], [], [], set()
+    others: Counter[str] = Counter()
     for box in tables.boxes.boxes:
         if box.label not in index:
+            others[box.label] += 1
             continue
         if box.id not in records:
             unknown.append(box.id)
@@ -149,6 +151,8 @@ def find_candidates(
         x0, x1 = max(box.x, 0.0), min(box.x + box.width, float(RELEASE_SIZE))
         y0, y1 = max(box.y, 0.0), min(box.y + box.height, float(RELEASE_SIZE))
         if x0 < x1 and y0 < y1:
+            if (x0, y0, x1, y1) != (box.x, box.y, box.x + box.width, box.y + box.height):
+                clipped.append(f"{box.id} ({box.label})")
             boxes[box.id].append((index[box.label], x0, y0, x1, y1))
         else:
             empty.append(f"{box.id} ({box.label})")
@@ -174,9 +178,13 @@ def find_candidates(
         ("boxes of images that Data_Entry does not list, ignored", unknown),
         (f"boxes whose finding is not among the image's labels, {ignored}", unlabelled),
         ("boxes without any area inside the image, ignored", empty),
+        ("boxes that reach out of the image, clipped", clipped),
     ):
         if ids:
             notes.append(f"{len(ids)} {what}: {_few(ids)}")
+    if others:
+        names = ", ".join(f"{name} {number}" for name, number in sorted(others.items()))
+        notes.append(f"{sum(others.values())} boxes of other classes left out ({names})")
     if several:
         notes.append(f'{len(several)} images with boxes of several findings left out (test_boxes = "single")')
     if options.task == "multiclass" and options.test_labels == "all":

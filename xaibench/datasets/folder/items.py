@@ -26,7 +26,7 @@ def refuse(message: str) -> None:
     raise DataError(message)
 
 
-@dataclass
+@dataclass(slots=True)
 class Mark:
     """One annotation: a box, a COCO segmentation (polygons or runs), or both, in the item's `frame`.
 
@@ -43,7 +43,7 @@ class Mark:
     sized: bool = False
 
 
-@dataclass
+@dataclass(slots=True)
 class Item:
     """One image.
 

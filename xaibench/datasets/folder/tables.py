@@ -121,7 +121,7 @@ def class_of(name: str, classes: Sequence[str], where: str, refuse: Refuse) -> i
 def no_area(box: Box) -> str:
     """Return what is wrong with a box, "" for nothing."""
     if not np.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:
-        return f"the box {list(box)} has no area"
+        return f"the box {list(box)} has no area: give x0 below x1 and y0 below y1, or a width and height above 0"
     return ""
 
 
