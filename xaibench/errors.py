@@ -73,4 +73,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if close:
         return f"Did you mean {close[0]!r}?"
-    return f"Known: {', '.join(options)}." if options else "None is installed."
+    names = ", ".join(" ".join(option.split()) for option in options)  # on one line, whatever a damaged file has
+    return f"Known: {names}." if options else "None is installed."

@@ -187,7 +187,8 @@ def open_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
     try:
         check_size(path, 2**40)
-        with Image.open(path, formats=FORMATS) as opened:
+        # By its name Pillow would map an uncompressed TIFF into memory, and scramble one with an orientation.
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as opened:
             check_pixels((opened.width, opened.height))
             yield opened
     except bombs:

@@ -125,10 +125,16 @@ def test_the_fingerprint_follows_what_decides_samples(root: Path, tmp_path: Path
     table.write_text(table.read_text().replace("256.5", "256.6"))
     moved = load(copy).test.fingerprint
     assert moved != base
-    shutil.copy(copy / "images" / name(2), copy / "images" / name(1))
-    with (copy / "images" / name(1)).open("ab") as file:
-        file.write(b"another size")
-    assert load(copy).test.fingerprint != moved
+    path = copy / "images" / name(1)
+    test = load(copy).test
+    row = list(test.ids).index(name(1))
+    before = [test.image_key(row), test.image_key(row - 1)]
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 12] ^= 1  # of the same size
+    path.write_bytes(content)
+    test = load(copy).test
+    assert test.fingerprint != moved
+    assert [test.image_key(row) == before[0], test.image_key(row - 1) == before[1]] == [False, True]
 
 
 def test_cutting_classes(root: Path) -> None:
@@ -199,6 +205,8 @@ def test_discrepancies_of_boxes_are_noted(tmp_path: Path) -> None:
     splits = load(root)
     notes = "\n".join(splits.notes)
     assert f"1 boxes of images that Data_Entry does not list, ignored: {name(99)}" in notes
+    assert "1 boxes of other classes left out (Mass 1)" in notes
+    assert f"1 boxes that reach out of the image, clipped: {name(14)} (Effusion)" in notes
     assert "2 boxes whose finding is not among the image's labels, ignored" in notes
     assert f"1 boxes without any area inside the image, ignored: {name(11)} (Effusion)" in notes
     assert f"1 boxed images have several of the classes; all count as present: {name(80)}" in notes

@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from xaibench.cli.data import command
 from xaibench.datasets.chestxray8.audit import audit
@@ -160,3 +162,21 @@ def test_the_sample_as_json(nih_sample: Path) -> None:
     row = next(row for row in found["classes"] if row["name"] == "Pneumothorax")
     assert (row["boxes"], row["single_label"], row["found"]) == (98, 2194, 43)
     assert {finding["level"] for finding in found["findings"]} == {"warning", "info"}
+
+
+def test_images_of_twelve_bits_in_sixteen_break_a_run(root: Path) -> None:
+    for path in (root / "images").iterdir():
+        Image.fromarray(np.linspace(0, 4095, 1024).astype(np.uint16).reshape(32, 32)).save(path)
+    errors = texts(root, "error")
+    assert "no pixel of 70 files decoded is above 4095 of 65535, a quarter of the range" in errors
+    Image.fromarray(np.full((32, 32), 65535, dtype=np.uint16)).save(root / "images" / name(1))
+    assert audit(root).usable
+
+
+def test_an_orientation_breaks_a_run(root: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 3
+    path = root / "images" / name(1)
+    Image.open(path).save(path, exif=exif)
+    for decode in (False, True):
+        assert f"{name(1)}: it has an EXIF orientation" in texts(root, "error", decode=decode)

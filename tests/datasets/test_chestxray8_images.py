@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from xaibench.datasets.chestxray8.audit import inspect
-from xaibench.datasets.chestxray8.images import decode, index_images, read_grey
+from xaibench.datasets.chestxray8.images import decode, frame_of, index_images, read_grey
 from xaibench.errors import DataError, UsageError
+from xaibench.types import Frame
 
 from .nih_release import write_png
 
@@ -139,6 +140,21 @@ def test_values_without_a_known_range_are_refused(tmp_path: Path) -> None:
     Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "f.tiff")
     with pytest.raises(DataError, match="mode F"):
         read_grey(tmp_path / "f.tiff")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_file_that_viewers_turn_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    for orientation in (1, 6):
+        exif = Image.Exif()
+        exif[274] = orientation
+        Image.fromarray(BYTES).save(path, exif=exif)
+        if orientation == 1:
+            assert frame_of(path) == Frame(32, 32)
+            assert read_grey(path).shape == (32, 32)
+    for read in (read_grey, frame_of):
+        with pytest.raises(DataError, match=rf"x\.{suffix}: it has an EXIF orientation.*save it upright"):
+            read(path)
 
 
 def test_real_images(nih_sample: Path) -> None:

@@ -172,6 +172,17 @@ def test_faults_of_a_classifier(classifier: type[Classifier], check: str, says: 
     assert remedy in faults[0].remedy
 
 
+@pytest.mark.parametrize("share", [4095 / 65535, 16383 / 65535])
+def test_images_that_use_the_lower_part_of_their_range(share: float) -> None:
+    images = smooth_images() / smooth_images().max()
+    (fault,) = [fault for fault in found(Small(), images=images * share) if "almost black" in fault.what]
+    assert 'range = "stored"' in fault.remedy
+    assert not [fault for fault in found(Small(), images=images * 0.3) if "almost black" in fault.what]
+    dark = images * share
+    dark[0] = images[0]  # one that is not: an ordinary dark image among others
+    assert not [fault for fault in found(Small(), images=dark) if "almost black" in fault.what]
+
+
 def test_raw_255_input() -> None:
     faults = found(Small(), images=smooth_images() * 255)
     assert faults[0].check == "input"

@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.tiny import tiny_benchmark
 from xaibench.cli.app import main
@@ -76,3 +78,31 @@ def test_a_run_starts_with_the_fast_part(blind: None) -> None:
 def test_it_takes_a_benchmark_and_weights() -> None:
     found = examine("gcm", ["cwm", "ccm"], tiny_benchmark(), device="cpu")
     assert {finding.severity for finding in found} == {"note"}
+
+
+def test_a_run_says_that_twelve_bits_in_sixteen_are_almost_black(tmp_path: Path) -> None:
+    from xaibench.benchmark import Benchmark
+
+    rows = ["image,split,No Finding,Mass"]
+    for n in range(8):
+        pixels = np.random.default_rng(n).integers(0, 4096, (32, 32)).astype(np.uint16)
+        Image.fromarray(pixels).save(tmp_path / f"{n}.png")
+        rows.append(f"{n}.png,{('train', 'train', 'val', 'test')[n // 2]},{n % 2},{1 - n % 2}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+
+    def said(**options: str) -> list[str]:
+        table = tiny_benchmark(classes=("No Finding", "Mass"), input_size=64).model_dump()
+        table["dataset"] = {"name": "folder", "options": {"table": "labels.csv", "split_column": "split", **options}}
+        run = evaluate("gcm", ["cwm"], Benchmark.model_validate(table), data_root=tmp_path, device="cpu")
+        return [note for note in run.notes if "almost black" in note]
+
+    (note,) = said()
+    assert 'range = "stored"' in note
+    assert said(range="stored") == []
+
+
+def test_real_radiographs_are_far_from_almost_black(nih_sample: Path) -> None:
+    from xaibench.datasets.chestxray8.images import decode
+
+    names = sorted((nih_sample / "images").iterdir())[::10]
+    assert min(decode(path, size).max() for path in names for size in (32, 128)) > 0.5

@@ -26,6 +26,8 @@ from xaibench.datasets.chestxray8 import chestxray8
 from xaibench.datasets.chestxray8.audit import audit, inspect
 from xaibench.datasets.chestxray8.images import decode
 from xaibench.datasets.folder import folder
+from xaibench.datasets.folder.audit import audit as audit_folder
+from xaibench.datasets.raster import read_header, read_values, turn
 from xaibench.explainers.maps import read_map
 from xaibench.harness.leaderboard import PINS, TurnedAwayError, read_pins, read_result, read_results
 from xaibench.harness.run import Run, save_run
@@ -73,7 +75,8 @@ def _write_folder(root: Path) -> None:
     for n in range(8):
         Image.fromarray(np.full((20, 24), 20 * n, dtype=np.uint8)).save(root / "images" / f"{n}.png")
         rows.append(f"{n}.png,p{n},{'train' if n < 4 else 'test'},{1 - n % 2},{n % 2}")
-        boxes.append(f"{n}.png,Mass,1,2,{3 + n},6.5")
+        if n % 2:
+            boxes.append(f"{n}.png,Mass,1,2,{3 + n},6.5")
     (root / "labels.csv").write_text("\n".join(rows) + "\n")
     (root / "boxes.csv").write_text("\n".join(boxes) + "\n")
     images = [
@@ -86,11 +89,15 @@ def _write_folder(root: Path) -> None:
         [[0, 0, 3, 0, 3, 3], [5.5, 5, 9, 5, 9, 9, 5, 9]],
     ]
     annotations = [
-        {"id": n, "image_id": 2 * n + 1, "category_id": 7, "bbox": [1, 2, 3.5, 4], "segmentation": shapes[n]}
-        for n in range(4)
+        {"id": n, "image_id": 2 * n + 1, "category_id": 7, "bbox": bbox, "segmentation": shapes[n]}
+        for n, bbox in enumerate(([1, 1, 7, 5.5], [1, 0, 2, 20], [0, 0, 24, 20], [0, 0, 9, 9]))
     ]
+    for image in images[::2]:
+        image |= {"width": 24, "height": 20}
     table = {"images": images, "annotations": annotations, "categories": [{"id": 7, "name": "Mass"}]}
     (root / "coco.json").write_text(json.dumps(table))
+    masks = {"1": shapes[1], "3": {"size": [20, 24], "counts": "0P?"}, "5": {"size": [40, 48], "counts": [1920]}}
+    (root / "masks.json").write_text(json.dumps({key: {"Mass": mask, "Edema": mask} for key, mask in masks.items()}))
 
 
 def _folder(file: str, **options: Any) -> Parser:
@@ -101,6 +108,7 @@ def _folder(file: str, **options: Any) -> Parser:
     def read(path: Path) -> None:
         given = {"images": "images", "patient_column": "patient", "split_column": "split", **options}
         root = path.parent.parent if path.parent.name == "images" else path.parent
+        audit_folder(root, ("No Finding", "Mass"), given, "multiclass")
         splits = folder(classes=("No Finding", "Mass"), input_size=16, data_root=root, options=given)
         for split in (splits.train, splits.val, splits.test):
             for index in range(len(split)):
@@ -128,6 +136,26 @@ def _image(suffix: str, **options: Any) -> Parser:
     def read(path: Path) -> None:
         inspect(str(path), decode=True)
         decode(path, 16)
+
+    return Parser(make, read, text=False)
+
+
+def _tagged() -> Image.Exif:
+    exif = Image.Exif()
+    exif[274] = 6
+    return exif
+
+
+def _header(suffix: str, **options: Any) -> Parser:
+    def make(root: Path) -> Path:
+        path = root / f"image.{suffix}"
+        pixels = (np.add.outer(np.arange(24), np.arange(24)) * 5).astype(np.uint8)
+        Image.fromarray(pixels).save(path, **options)
+        return path
+
+    def read(path: Path) -> None:
+        header = read_header(path)
+        turn(read_values(path).values, header.orientation)
 
     return Parser(make, read, text=False)
 
@@ -268,7 +296,12 @@ PARSERS: dict[str, Parser] = {
     "folder-csv": _folder("labels.csv", table="labels.csv", boxes="boxes.csv"),
     "folder-boxes": _folder("boxes.csv", table="labels.csv", boxes="boxes.csv"),
     "folder-coco": _folder("coco.json", coco="coco.json"),
+    "folder-masks": _folder("masks.json", table="labels.csv", masks="masks.json"),
     "folder-image": _folder("images/1.png", coco="coco.json", color=True),
+    "folder-stored": _folder("images/1.png", coco="coco.json", range="stored"),
+    "header-png": _header("png", exif=_tagged()),
+    "header-jpeg": _header("jpg", exif=_tagged(), quality=90),
+    "header-tiff": _header("tif", tiffinfo={274: 6}),
     "benchmark": _copied(phantom, read_benchmark),
     "published": _copied(FOLDER / "published" / "chestxray8-4class.toml", read_published),
     "png": _image("png"),

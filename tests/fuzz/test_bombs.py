@@ -36,22 +36,28 @@ from pathlib import Path
 from xaibench.errors import XaibenchError
 from xaibench.classifiers.weights import read_state_dict
 from xaibench.datasets.chestxray8.images import decode
-from xaibench.datasets.folder.loader import _color, _frame_of
-from xaibench.datasets.folder.tables import read_coco
+from xaibench.datasets.folder.coco import read_coco
+from xaibench.datasets.folder.items import refuse
+from xaibench.datasets.folder.masks import read_masks
+from xaibench.datasets.folder.options import Options
+from xaibench.datasets.raster import read_header, read_values
 from xaibench.explainers.maps import read_map
 from xaibench.harness.run import Run
 folder = Path(sys.argv[1])
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 3 * 2**30,) * 2)
 readers = {
-    "image.png": [lambda p: decode(p, 64), lambda p: _color(p, 64), _frame_of, read_map],
+    "image.png": [lambda p: decode(p, 64), read_values, read_header, read_map],
     "map.npy": [read_map],
     "dtype.npy": [read_map],
     "slot.pkl": [read_map],
     "array.pkl": [read_map],
     "expanded.pkl": [read_map],
     "weights.pth": [read_state_dict],
-    "deep.json": [lambda p: read_coco(p, ["a"], {})],
+    "deep.json": [
+        lambda p: read_coco(p, ["a"], Options(), "multiclass", refuse),
+        lambda p: read_masks(p, [], ["a"], refuse),
+    ],
     "run.json": [lambda p: Run.load(p.parent)],
 }
 for name, calls in readers.items():
@@ -114,7 +120,7 @@ def test_bombs_are_refused_within_3_gib(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
-    assert len(lines) == 12
+    assert len(lines) == 13
     assert all(line.endswith(" refused") for line in lines), done.stdout
 
 
@@ -260,16 +266,22 @@ def test_weights_that_are_cut_off_or_empty(tmp_path: Path) -> None:
 
 
 def test_coco_bombs(tmp_path: Path) -> None:
-    from xaibench.datasets.folder.tables import mask_of, read_coco
+    from xaibench.datasets.folder.coco import read_coco
+    from xaibench.datasets.folder.items import refuse
+    from xaibench.datasets.folder.marks import mask_of
+    from xaibench.datasets.folder.options import Options
 
-    options = {"patient_column": "", "split_column": "", "negative_class": ""}
     table = {"categories": [{"id": 1, "name": "a"}], "images": [{"id": 1, "file_name": "a.png"}], "annotations": []}
     path = tmp_path / "coco.json"
-    path.write_text(json.dumps({**table, "images": table["images"] * 2}))
-    with pytest.raises(DataError, match=r"image 1: 'a\.png' or its id came already"):
-        read_coco(path, ["a"], options)
+    for side in (1e999, -5, 10**400, 1.5, "4"):
+        image = {**table["images"][0], "width": side, "height": 4}
+        path.write_text(json.dumps({**table, "images": [image]}).replace("Infinity", "1e999"))
+        with pytest.raises(
+            DataError, match=r"coco\.json: image 1: width and height .* are not whole numbers of pixels"
+        ):
+            read_coco(path, ["a"], Options(), "multiclass", refuse)
     big = {"size": [10**9, 10**9], "counts": [10**18]}
-    with pytest.raises(DataError, match=r"a mask of \[1000000000, 1000000000\] on an image of \[4, 4\]"):
-        mask_of([big], 4, 4, str(path))
-    with pytest.raises(DataError, match="do not add up to 4 x 4"):
-        mask_of([{"size": [4, 4], "counts": [10**18]}], 4, 4, str(path))
+    with pytest.raises(ValueError, match=r"a mask of \[1000000000, 1000000000\] on an image of \[4, 4\]"):
+        mask_of(big, 4, 4)
+    with pytest.raises(ValueError, match="do not add up to 4 x 4"):
+        mask_of({"size": [4, 4], "counts": [10**18]}, 4, 4)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from xaibench.errors import UsageError
+
 if TYPE_CHECKING:
-    from xaibench.datasets.chestxray8.audit import Audit
+    from xaibench.datasets.audit import Audit
 
 
 @click.group(name="data")
@@ -18,18 +22,29 @@ def command() -> None:
 
 
 @command.command(name="check")
-@click.argument("dataset", type=click.Choice(["chestxray8"]))
+@click.argument("dataset", type=click.Choice(["chestxray8", "folder"]))
 @click.option(
     "--data-root",
     required=True,
     type=click.Path(path_type=Path),
     help="Folder with the images and tables.",
 )
-@click.option("--images", default="auto", show_default=True, help="Folder of the images in the data root.")
-@click.option("--decode", is_flag=True, help="Decode every file, not only its header and end.")
+@click.option(
+    "-b", "--benchmark", metavar="FILE", help="folder: the benchmark, whose options say what the tables are called."
+)
+@click.option("--images", help="chestxray8: folder of the images in the data root.  [default: auto]")
+@click.option("--decode", is_flag=True, help="Decode every file, not only its header and end, or a sample.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
-def check(context: click.Context, dataset: str, data_root: Path, images: str, decode: bool, as_json: bool) -> None:
+def check(
+    context: click.Context,
+    dataset: str,
+    data_root: Path,
+    benchmark: str | None,
+    images: str | None,
+    decode: bool,
+    as_json: bool,
+) -> None:
     """Print what of a dataset is there, what is missing and what is wrong.
 
     Exits with 0 when the data can be used, with 1 when something breaks a run.
@@ -37,8 +52,8 @@ def check(context: click.Context, dataset: str, data_root: Path, images: str, de
     from rich.console import Console
 
     from xaibench.cli.output import print_json
-    from xaibench.datasets.chestxray8.audit import audit
 
+    audit = _audit_of(dataset, data_root, benchmark, images)
     errors = Console(stderr=True)
     if errors.is_terminal and not as_json:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -46,44 +61,57 @@ def check(context: click.Context, dataset: str, data_root: Path, images: str, de
         columns = (TextColumn("files"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=errors, transient=True) as bar:
             task = bar.add_task("files", total=None)
-            result = audit(
-                data_root,
-                images=images,
-                decode=decode,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
+            result = audit(decode=decode, progress=lambda done, total: bar.update(task, completed=done, total=total))
     else:
-        result = audit(data_root, images=images, decode=decode)
+        result = audit(decode=decode)
     if as_json:
         print_json(result.as_dict())
     else:
-        _show(result)
+        _show(dataset, result)
     context.exit(0 if result.usable else 1)
 
 
-def _show(result: Audit) -> None:
+def _audit_of(dataset: str, root: Path, benchmark: str | None, images: str | None) -> Callable[..., Audit]:
+    """Return the check of a dataset, still to be given `decode` and `progress`.
+
+    Raises:
+        UsageError: an option that the dataset has no use for, or no benchmark of it.
+    """
+    if dataset == "chestxray8":
+        from xaibench.datasets.chestxray8.audit import audit
+
+        if benchmark is not None:
+            raise UsageError("--benchmark goes with folder: chestxray8 is checked whole, whatever the benchmark")
+        return partial(audit, root, images=images or "auto")
+    from xaibench.benchmark import load_benchmark
+    from xaibench.datasets.folder.audit import audit as audit_folder
+
+    if images is not None:
+        raise UsageError("--images goes with chestxray8: for folder it is an option in the benchmark")
+    if benchmark is None:
+        raise UsageError("folder needs --benchmark FILE: its [dataset.options] say what the tables are called")
+    read = load_benchmark(benchmark)
+    if read.dataset.name != "folder":
+        raise UsageError(f"benchmark {read.name!r} is on {read.dataset.name}: give one on folder")
+    return partial(audit_folder, root, read.classes, read.dataset.options, read.task)
+
+
+def _show(dataset: str, result: Audit) -> None:
     from rich.text import Text
 
     from xaibench.cli.output import console, printable
 
     out = console()
-    out.print(Text(printable(f"chestxray8 in {result.root}"), style="bold"), soft_wrap=True)
+    out.print(Text(printable(f"{dataset} in {result.root}"), style="bold"), soft_wrap=True)
     files = list(result.files.items())
     counts = [*result.counts.items(), *((f"files of {kind}", number) for kind, number in files[:8])]
     if len(files) > 8:
         counts.append((f"files of {len(files) - 8} other kinds", sum(number for _, number in files[8:])))
     _print_numbers(("counts", "number"), [(name, (number,)) for name, number in counts])
     if result.classes:
-        _print_numbers(
-            ("class", "images", "only label", "found", "found only", "boxes", "boxes found"),
-            [
-                (
-                    row.name,
-                    (row.images, row.single_label, row.found, row.found_single_label, row.boxes, row.found_boxes),
-                )
-                for row in result.classes
-            ],
-        )
+        columns = [column.name for column in fields(result.classes[0])]
+        header = ("class", *(column.replace("_", " ") for column in columns[1:]))
+        _print_numbers(header, [(row.name, [getattr(row, name) for name in columns[1:]]) for row in result.classes])
     colours = {"error": "bold red", "warning": "yellow", "info": "cyan"}
     for finding in result.findings:
         line = Text(f"{finding.level}: ", style=colours[finding.level])

@@ -90,6 +90,8 @@ class Splits:
     test: Split
     notes: Sequence[str] = field(default_factory=tuple)
     """What the loader found, for the user: counts, missing files, labels that disagree."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Why images that the tables name are in no split, to how many; with those in splits they are all that is named."""
 
 
 class DatasetFactory(Protocol):

@@ -14,6 +14,7 @@ from xaibench.findings import Finding
 if TYPE_CHECKING:
     from xaibench.doctor.diagnose import Patient
 
+USED = 0.25  # no radiograph of the NIH sample stays below 0.56, resized to 32 px or more
 FARTHEST, NARROWEST = 10.0, 0.02  # ImageNet's normalising gives values of -2.2 to 2.7 and a spread near 1
 
 
@@ -32,6 +33,15 @@ def check(patient: Patient) -> Iterator[Finding]:
             "input",
             f"images are all but constant (standard deviation {spread:.2g})",
             "Divided by 255 twice?",
+            "dataset",
+        )
+    elif high <= USED:
+        yield Finding(
+            "error",
+            "input",
+            f"images are almost black: no pixel of those looked at ({len(patient.images)}) is above {high:.3g}, of 1: "
+            "12 bits in files of 16?",
+            'Bring the values in use to [0, 1]; the dataset folder does with range = "stored" or "percentile".',
             "dataset",
         )
     first = _first_input(patient.classifier, patient.images)

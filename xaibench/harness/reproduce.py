@@ -159,7 +159,8 @@ def reproduce(
             raise UsageError("chestxray8 needs --data-root: the folder of the NIH release")
         progress.say("cohort audit: counting what each split rule draws")
         # the protocol as written: a reduced size says nothing about table 1
-        options = dict(base.dataset.options) | {"images": made[0].dataset.options.get("images", "auto")}
+        images = made[0].dataset.options.get("images", "auto")
+        options = {"task": base.task, **base.dataset.options, "images": images}
         found.audit = audit_cohort(data_root, base.classes, options=options, older=older_entries)
         if found.audit.found < found.audit.images:
             made = [_allow_missing(subset) for subset in made]

@@ -6,16 +6,17 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from xaibench.datasets.audit import Audit, spread, unused_upper_range
 from xaibench.datasets.chestxray8.images import (
     ImageIndex,
     check_size,
+    check_upright,
     index_images,
     read_grey,
-    why_unreadable,
 )
 from xaibench.datasets.chestxray8.tables import (
     EXPECTED,
@@ -30,21 +31,9 @@ from xaibench.datasets.chestxray8.tables import (
     parse_list,
     read_table,
 )
+from xaibench.datasets.raster import header_of, read_values, why_unreadable
 from xaibench.errors import DataError
 from xaibench.limits import UNREADABLE, open_image
-
-Level = Literal["error", "warning", "info"]
-_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing found: `error` breaks a run, `warning` needs a decision or a look, `info` is good to know."""
-
-    level: Level
-    text: str
-    remedy: str = ""
-    examples: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -61,52 +50,23 @@ class ClassCount:
 
 
 @dataclass
-class Audit:
-    """The outcome of `audit`.
-
-    Attributes:
-        root: the data root.
-        counts: name to number: images named and found, patients, boxes, boxed images.
-        classes: one row a class.
-        files: ``mode, width x height`` of the image files to their number.
-        findings: what was found, worst first.
-    """
-
-    root: str
-    counts: dict[str, int] = field(default_factory=dict)
-    classes: list[ClassCount] = field(default_factory=list)
-    files: dict[str, int] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def usable(self) -> bool:
-        """Whether nothing was found that breaks a run."""
-        return all(finding.level != "error" for finding in self.findings)
+class ReleaseAudit(Audit):
+    """The outcome of `audit`; `counts` has images named and found, patients, boxes, boxed images."""
 
     @property
     def verdict(self) -> str:
-        """One line: whether the data can be used, and what to do."""
-        errors = [finding for finding in self.findings if finding.level == "error"]
-        if errors:
-            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-            return f"not usable: {errors[0].text}{more}; {errors[0].remedy}"
         missing = self.counts["images named"] - self.counts["images found"]
-        if missing:
+        if self.usable and missing:
             return (
                 f"usable in part: {missing} images are missing; set the dataset option allow_missing = true, or "
                 "download the rest"
             )
-        warnings = sum(finding.level == "warning" for finding in self.findings)
-        return f"usable, with {warnings} warnings above" if warnings else "usable"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values, for JSON."""
-        return {"usable": self.usable, "verdict": self.verdict} | asdict(self)
+        return super().verdict
 
 
 def audit(
     root: Path, *, images: str = "auto", decode: bool = False, progress: Callable[[int, int], None] | None = None
-) -> Audit:
+) -> ReleaseAudit:
     """Check a release. Tables and files that are missing or damaged are findings, not exceptions.
 
     Args:
@@ -119,7 +79,7 @@ def audit(
         DataError: `root` is no folder that can be read.
         UsageError: `images` is no plain name of a folder.
     """
-    result = Audit(str(root))
+    result = ReleaseAudit(str(root))
     parsed: dict[str, Any] = {}
     readers: dict[str, Callable[[str, str], Any]] = {"entries": parse_entries, "boxes": parse_boxes}
     if not root.is_dir():
@@ -129,16 +89,16 @@ def audit(
             table = read_table(root, kind)
             parsed[kind] = readers.get(kind, parse_list)(*table) if table else None
         except DataError as error:
-            _error(result, str(error), f"replace it by {name} of the NIH release")
+            result.error(str(error), f"replace it by {name} of the NIH release")
             continue
         if table is None and kind in readers:
-            _error(result, f"no {PATTERNS[kind][0]}", f"put {name} of the NIH release into the data root")
+            result.error(f"no {PATTERNS[kind][0]}", f"put {name} of the NIH release into the data root")
         elif table is None:
-            _warn(result, f"no {name}", 'split = "official_split" needs it')
+            result.warn(f"no {name}", 'split = "official_split" needs it')
     try:
         index = index_images(root, images)
     except DataError as error:
-        _error(result, str(error), "download the images")
+        result.error(str(error), "download the images")
         index = ImageIndex({}, ())
 
     entries: Entries | None = parsed.get("entries")
@@ -151,82 +111,84 @@ def audit(
         _check_boxes(result, entries, boxes, index)
         _count_classes(result, entries, boxes, index)
     _check_files(result, index, decode, progress)
-    result.findings.sort(key=lambda finding: ("error", "warning", "info").index(finding.level))
+    result.sort()
     return result
 
 
-def _check_entries(result: Audit, entries: Entries, index: ImageIndex) -> None:
+def _check_entries(result: ReleaseAudit, entries: Entries, index: ImageIndex) -> None:
     records = entries.records
     missing = index.missing(records)
     patients = {record.patient for record in records.values()}
     result.counts |= {"images found": len(records) - len(missing), "patients": len(patients)}
     for what, got in (("images", len(records)), ("patients", len(patients))):
         if got != EXPECTED[what]:
-            _warn(result, f"Data_Entry names {got} {what}; the release has {EXPECTED[what]}", "an excerpt, or damaged?")
+            result.warn(f"Data_Entry names {got} {what}; the release has {EXPECTED[what]}", "an excerpt, or damaged?")
     if index.files and len(missing) == len(records):
-        _error(result, "none of the images found is named by Data_Entry", "keep the release's file names", missing)
+        result.error("none of the images found is named by Data_Entry", "keep the release's file names", missing)
     elif missing:
-        _warn(result, f"{len(missing)} images are missing", "allow_missing = true goes on with the rest", missing)
+        result.warn(f"{len(missing)} images are missing", "allow_missing = true goes on with the rest", missing)
     named = {name.rpartition(".")[0] for name in records}
     if extra := sorted(set(index.files) - named):
-        _info(result, f"{len(extra)} image files are not named by Data_Entry and never used", extra)
+        result.info(f"{len(extra)} image files are not named by Data_Entry and never used", extra)
     if index.duplicates:
-        _warn(result, f"{len(index.duplicates)} image files lie in two folders", "the first is used", index.duplicates)
+        result.warn(f"{len(index.duplicates)} image files lie in two folders", "the first is used", index.duplicates)
     if entries.duplicates:
-        _warn(result, f"{len(entries.duplicates)} images are listed twice", "one row is used", entries.duplicates)
+        result.warn(f"{len(entries.duplicates)} images are listed twice", "one row is used", entries.duplicates)
     if entries.misnamed:
         text = f"{len(entries.misnamed)} image ids do not start with their patient's id"
-        _warn(result, text, "the column decides: is the table damaged?", entries.misnamed)
+        result.warn(text, "the column decides: is the table damaged?", entries.misnamed)
     if entries.unlabelled:
-        _warn(result, f"{len(entries.unlabelled)} images have no label", "they are never used", entries.unlabelled)
+        result.warn(f"{len(entries.unlabelled)} images have no label", "they are never used", entries.unlabelled)
     if entries.odd_ages:
         text = f"{len(entries.odd_ages)} ages are above 120 years or unreadable (older tables have such), left empty"
-        _info(result, text, entries.odd_ages)
+        result.info(text, entries.odd_ages)
     if entries.aliases:
-        _info(result, "labels read under another name: " + _aliases(entries.aliases))
+        result.info("labels read under another name: " + _aliases(entries.aliases))
     labels = Counter(label for record in records.values() for label in record.labels)
     if strange := sorted(set(labels) - {*FINDINGS, NO_FINDING}):
-        _warn(result, f"{len(strange)} labels that the release does not have", "misspelt?", strange)
+        result.warn(f"{len(strange)} labels that the release does not have", "misspelt?", strange)
 
 
-def _check_lists(result: Audit, entries: Entries, train_val: Sequence[str] | None, test: Sequence[str] | None) -> None:
+def _check_lists(
+    result: ReleaseAudit, entries: Entries, train_val: Sequence[str] | None, test: Sequence[str] | None
+) -> None:
     records = entries.records
     for name, ids in (("train_val_list.txt", train_val), ("test_list.txt", test)):
         if ids is None:
             continue
         result.counts[f"in {name}"] = len(ids)
         if unknown := [x for x in ids if x not in records]:
-            _warn(result, f"{len(unknown)} images of {name} are not in Data_Entry", "they are never used", unknown)
+            result.warn(f"{len(unknown)} images of {name} are not in Data_Entry", "they are never used", unknown)
     if train_val is None or test is None:
         return
     if both := sorted(set(train_val) & set(test)):
-        _error(result, f"{len(both)} images are in both official lists", "use the release's own lists", both)
+        result.error(f"{len(both)} images are in both official lists", "use the release's own lists", both)
     sides = [{records[x].patient for x in ids if x in records} for ids in (train_val, test)]
     shared = sorted(sides[0] & sides[1])
     result.counts["patients in both lists"] = len(shared)
     if shared and not both:
-        _warn(result, f"{len(shared)} patients are in both official lists", "the release's lists share none", shared)
+        result.warn(f"{len(shared)} patients are in both official lists", "the release's lists share none", shared)
 
 
-def _check_boxes(result: Audit, entries: Entries, boxes: Boxes, index: ImageIndex) -> None:
+def _check_boxes(result: ReleaseAudit, entries: Entries, boxes: Boxes, index: ImageIndex) -> None:
     boxed = {box.id for box in boxes.boxes}
     found = [name for name in boxed if name in entries.records and index.path(name)]
     result.counts |= {"boxes": len(boxes.boxes), "boxed images": len(boxed), "boxed images found": len(found)}
     for what in ("boxes", "boxed images"):
         if result.counts[what] != EXPECTED[what]:
             text = f"BBox_List has {result.counts[what]} {what}; the release has {EXPECTED[what]}"
-            _warn(result, text, "an excerpt, or damaged?")
+            result.warn(text, "an excerpt, or damaged?")
     if boxes.aliases:
-        _info(result, "box labels read under another name: " + _aliases(boxes.aliases))
+        result.info("box labels read under another name: " + _aliases(boxes.aliases))
     if boxes.duplicates:
-        _warn(result, f"{len(boxes.duplicates)} boxes are listed twice", "one is used", boxes.duplicates)
+        result.warn(f"{len(boxes.duplicates)} boxes are listed twice", "one is used", boxes.duplicates)
     if unknown := [name for name in sorted(boxed) if name not in entries.records]:
-        _warn(result, f"{len(unknown)} boxed images are not in Data_Entry", "their boxes are ignored", unknown)
+        result.warn(f"{len(unknown)} boxed images are not in Data_Entry", "their boxes are ignored", unknown)
     records = entries.records
     odd = [f"{x.id} ({x.label})" for x in boxes.boxes if x.id in records and x.label not in records[x.id].labels]
     if odd:
         text = f"{len(odd)} boxes whose finding is not among the image's labels"
-        _warn(result, text, "ignored unless validate_boxes = false", odd)
+        result.warn(text, "ignored unless validate_boxes = false", odd)
     outside, empty = [], []
     for x in boxes.boxes:
         if min(x.width, x.height) <= 0 or max(x.x, x.y) >= RELEASE_SIZE or x.x + x.width <= 0 or x.y + x.height <= 0:
@@ -234,12 +196,12 @@ def _check_boxes(result: Audit, entries: Entries, boxes: Boxes, index: ImageInde
         elif min(x.x, x.y) < 0 or max(x.x + x.width, x.y + x.height) > RELEASE_SIZE:
             outside.append(f"{x.id} ({x.label})")
     if empty:
-        _warn(result, f"{len(empty)} boxes have no area inside the image", "they are ignored", empty)
+        result.warn(f"{len(empty)} boxes have no area inside the image", "they are ignored", empty)
     if outside:
-        _info(result, f"{len(outside)} boxes reach out of the image and are clipped", outside)
+        result.info(f"{len(outside)} boxes reach out of the image and are clipped", outside)
 
 
-def _count_classes(result: Audit, entries: Entries, boxes: Boxes, index: ImageIndex) -> None:
+def _count_classes(result: ReleaseAudit, entries: Entries, boxes: Boxes, index: ImageIndex) -> None:
     counts = {name: [0] * 6 for name in (NO_FINDING, *FINDINGS)}
     for record in entries.records.values():
         there = index.path(record.id) is not None
@@ -255,7 +217,9 @@ def _count_classes(result: Audit, entries: Entries, boxes: Boxes, index: ImageIn
     result.classes = [ClassCount(name, *row) for name, row in counts.items()]
 
 
-def _check_files(result: Audit, index: ImageIndex, decode: bool, progress: Callable[[int, int], None] | None) -> None:
+def _check_files(
+    result: ReleaseAudit, index: ImageIndex, decode: bool, progress: Callable[[int, int], None] | None
+) -> None:
     paths = [*index.files.values(), *index.duplicates]
     kinds: Counter[str] = Counter()
     broken, stretched = [], []
@@ -273,17 +237,37 @@ def _check_files(result: Audit, index: ImageIndex, decode: bool, progress: Calla
                     stretched.append(os.path.relpath(path, result.root))
             if progress:
                 progress(done, len(paths))
+        _check_range(result, [paths[place] for place in spread(len(paths))], pool)
     result.files = dict(kinds.most_common())
     result.counts["files"], result.counts["files unreadable"] = len(paths), len(broken)
     if broken:
         text = f"{len(broken)} image files can't be read"
-        _error(result, text, "download them again, or remove them and set allow_missing = true", broken, shown=50)
+        result.error(text, "download them again, or remove them and set allow_missing = true", broken, shown=50)
     if stretched:
         text = f"{len(stretched)} images are not square, as all of the release are"
-        _warn(result, text, "if they were cropped or padded, boxes are wrong", stretched)
+        result.warn(text, "if they were cropped or padded, boxes are wrong", stretched)
     many = sum(n for kind, n in kinds.items() if not kind.startswith("L,"))
     if many:
-        _info(result, f"{many} files are not 8-bit grey; their first channel is used")
+        result.info(f"{many} files are not 8-bit grey; their first channel is used")
+
+
+def _check_range(result: ReleaseAudit, paths: Sequence[str], pool: ThreadPoolExecutor) -> None:
+    """Decode a sample of the files: images of 12 bits in files of 16 are almost black, and nothing else says so."""
+    found = [pair for pair in pool.map(_range, paths) if pair is not None]
+    for full, high in unused_upper_range(found).items():
+        result.error(
+            f"no pixel of {sum(pair[0] == full for pair in found)} files decoded is above {high:g} of {full:g}, a "
+            "quarter of the range, so that the images are almost black",
+            "use the release's own images, or copies that keep their range of values",
+        )
+
+
+def _range(path: str) -> tuple[float, float] | None:
+    try:
+        values, full, _ = read_values(path)
+    except DataError:  # named by `inspect`, or when all are decoded
+        return None
+    return None if full is None else (full, float(values.max()))
 
 
 def inspect(path: str, decode: bool = False) -> tuple[str, int, int] | str:
@@ -295,7 +279,8 @@ def inspect(path: str, decode: bool = False) -> tuple[str, int, int] | str:
     try:
         with open_image(path) as image:
             mode, (width, height), kind = image.mode, image.size, image.format
-        check_size(path, width, height)
+            check_size(path, width, height)
+            check_upright(path, header_of(path, image))
         if decode or not _has_end(path, kind):
             read_grey(path)
     except DataError as error:
@@ -316,15 +301,3 @@ def _has_end(path: str, kind: str | None) -> bool:
 
 def _aliases(aliases: Mapping[str, int]) -> str:
     return ", ".join(f"{name} ({n})" for name, n in sorted(aliases.items()))
-
-
-def _error(result: Audit, text: str, remedy: str, examples: Sequence[str] = (), shown: int = _SHOWN) -> None:
-    result.findings.append(Finding("error", text, remedy, list(examples[:shown])))
-
-
-def _warn(result: Audit, text: str, remedy: str, examples: Sequence[str] = ()) -> None:
-    result.findings.append(Finding("warning", text, remedy, list(examples[:_SHOWN])))
-
-
-def _info(result: Audit, text: str, examples: Sequence[str] = ()) -> None:
-    result.findings.append(Finding("info", text, "", list(examples[:_SHOWN])))

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from xaibench.datasets.raster import Header, read_header, resize, values_of, why_unreadable
 from xaibench.errors import DataError, UsageError
 from xaibench.limits import UNREADABLE, open_image
 from xaibench.types import Frame
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 DECODE_VERSION = "1: first channel, float32, PIL bilinear with antialiasing"
 """Part of a split's fingerprint: change it whenever `decode` changes one bit of its result."""
@@ -94,31 +90,23 @@ def read_grey(path: str | os.PathLike[str]) -> npt.NDArray[np.float32]:
     16 bits is divided by 65535, of 8 bits by 255.
 
     Raises:
-        DataError: the file is missing, truncated, no image, of a mode without a defined range, or has a side below
-            16 or above 8192 pixels.
+        DataError: the file is missing, truncated, no image, of a mode without a defined range, has a side below 16 or
+            above 8192 pixels, or an EXIF orientation that would turn it.
     """
     try:
         with open_image(path) as opened:
             check_size(path, *opened.size)
-            image: Image.Image = opened
-            if image.mode in {"P", "PA"}:
-                image = image.convert("RGBA")
-            elif image.mode == "1":
-                image = image.convert("L")
-            bands = image.getbands()
-            if bands[0] in {"R", "L"}:
-                return np.asarray(image.getchannel(0) if len(bands) > 1 else image, dtype=np.float32) / np.float32(255)
-            values = np.asarray(image)
-            mode = image.mode
+            values, full, header = values_of(path, opened)
     except DataError:
         raise
     except FileNotFoundError:
         raise DataError(f"{path}: missing: run `xaibench data check` or set allow_missing = true") from None
     except UNREADABLE as error:
         raise DataError(f"{path}: {why_unreadable(error)}: download it again or remove it") from None
-    if not mode.startswith("I") or values.min() < 0 or values.max() > 65535:
-        raise DataError(f"{path}: pixels of mode {mode} have no known range: save it as 8- or 16-bit grey")
-    return values.astype(np.float32) / np.float32(65535)
+    check_upright(path, header)
+    if full is None:
+        raise DataError(f"{path}: pixels of mode {header.mode} have no known range: save it as 8- or 16-bit grey")
+    return (values[..., 0] if values.ndim == 3 else values).astype(np.float32) / np.float32(full)
 
 
 def frame_of(path: str | os.PathLike[str]) -> Frame:
@@ -127,11 +115,9 @@ def frame_of(path: str | os.PathLike[str]) -> Frame:
     Raises:
         DataError: the file is missing or no image.
     """
-    try:
-        with open_image(path) as opened:
-            return Frame(opened.height, opened.width)
-    except UNREADABLE as error:
-        raise DataError(f"{path} is no image: {why_unreadable(error)}") from error
+    header = read_header(path)
+    check_upright(path, header)
+    return header.size(1)
 
 
 def decode(path: str | os.PathLike[str], size: int) -> npt.NDArray[np.float32]:
@@ -143,26 +129,7 @@ def decode(path: str | os.PathLike[str], size: int) -> npt.NDArray[np.float32]:
     Raises:
         DataError: as `read_grey`.
     """
-    from PIL import Image
-
-    grey = read_grey(path)
-    if grey.shape != (size, size):
-        resized = Image.fromarray(grey).resize((size, size), Image.Resampling.BILINEAR)
-        grey = np.asarray(resized, dtype=np.float32).clip(0, 1)
-    return grey[None]
-
-
-def file_key(path: str | os.PathLike[str], size: int) -> str:
-    """Return what names the content of `decode`'s result: the file's sha256, and how it is decoded.
-
-    Raises:
-        DataError: the file can't be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            return f"{hashlib.file_digest(file, 'sha256').hexdigest()} {size} px, {DECODE_VERSION}"
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}: run `xaibench data check chestxray8`") from None
+    return resize(read_grey(path), size)[None]
 
 
 def check_size(path: str | os.PathLike[str], width: int, height: int) -> None:
@@ -175,15 +142,16 @@ def check_size(path: str | os.PathLike[str], width: int, height: int) -> None:
         raise DataError(f"{path}: {width} x {height} pixels, not {SMALLEST} to {LARGEST} a side: replace the file")
 
 
-def why_unreadable(error: Exception) -> str:
-    """Say in a few words why Pillow could not read a file."""
-    from PIL import UnidentifiedImageError
+def check_upright(path: str | os.PathLike[str], header: Header) -> None:
+    """Refuse an image that viewers turn: the release has none, so nobody knows in which frame its boxes are.
 
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    if "over the limit" in str(error):
-        return str(error)
-    return f"truncated or damaged ({' '.join(str(error).split())[:80] or type(error).__name__})"
+    Raises:
+        DataError: it has an EXIF orientation.
+    """
+    if header.orientation != 1:
+        raise DataError(
+            f"{path}: it has an EXIF orientation, as no image of the release: save it upright, without the tag"
+        )
 
 
 def _is_part(name: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 
 from xaibench.datasets.base import Split, Splits
-from xaibench.datasets.chestxray8.images import DECODE_VERSION, decode, file_key, frame_of, index_images
+from xaibench.datasets.chestxray8.images import DECODE_VERSION, decode, frame_of, index_images
 from xaibench.datasets.chestxray8.options import Options, parse_options
 from xaibench.datasets.chestxray8.splits import Item, draw
 from xaibench.datasets.chestxray8.tables import RELEASE_SIZE, Record, Tables, read_tables
+from xaibench.datasets.content import sha256_of, sha256_of_one
 from xaibench.errors import DataError, UsageError
 from xaibench.types import Frame, Region, Sample
 
@@ -35,6 +35,7 @@ class ChestXray8Split(Split):
         *,
         classes: Sequence[str],
         size: int,
+        root: Path,
         paths: Sequence[str],
         records: Mapping[str, Record],
         options: Options,
@@ -46,13 +47,13 @@ class ChestXray8Split(Split):
         self.labels = np.zeros((len(items), len(classes)), dtype=np.float32)
         for row, item in enumerate(items):
             self.labels[row, list(item.labels)] = 1
-        self.paths = paths
+        self.root, self.paths = root, paths
         self._boxes = [item.boxes for item in items]
         self._meta = [
             {"age": record.age, "sex": record.sex, "view": record.view, "findings": record.labels}
             for record in (records[item.id] for item in items)
         ]
-        self.fingerprint = _fingerprint(items, self.classes, size, paths, options)
+        self.fingerprint = _fingerprint(items, self.classes, size, sha256_of(paths, root), options)
 
     def __getitem__(self, index: int) -> Sample:
         return Sample(
@@ -76,11 +77,16 @@ class ChestXray8Split(Split):
         return frame_of(self.paths[index])
 
     def image_key(self, index: int) -> str:
-        return file_key(self.paths[index], self.frame.height)
+        return f"{sha256_of_one(self.paths[index], self.root)} {self.frame.height} px, {DECODE_VERSION}"
 
 
 def chestxray8(
-    *, classes: Sequence[str], input_size: int, data_root: Path | None, options: Mapping[str, Any]
+    *,
+    classes: Sequence[str],
+    input_size: int,
+    data_root: Path | None,
+    options: Mapping[str, Any],
+    task: str | None = None,
 ) -> Splits:
     """Load ChestX-ray8 / ChestX-ray14 of the NIH Clinical Center, as downloaded or pre-resized.
 
@@ -90,6 +96,7 @@ def chestxray8(
         data_root: the folder with ``Data_Entry_2017*.csv``, ``BBox_List_2017.csv``, the two official lists, and
             ``images/`` or ``images_001/`` to ``images_012/``.
         options: see `xaibench.datasets.chestxray8.options.Options`.
+        task: the benchmark's, which the option of that name must not contradict.
 
     Returns:
         Splits whose `notes` give the counts of images, patients and boxes, and all that was left out or disagrees.
@@ -100,7 +107,9 @@ def chestxray8(
 
     Source: Wang et al., "ChestX-ray8", CVPR 2017, pp. 3462-3471; https://nihcc.app.box.com/v/ChestXray-NIHCC.
     """
-    parsed = parse_options(options)
+    parsed = parse_options({"task": task} | dict(options) if task else options)
+    if task and parsed.task != task:
+        raise UsageError(f'chestxray8 option task = "{parsed.task}", but the benchmark\'s is "{task}": leave it out')
     if not 16 <= input_size <= 8192:
         raise UsageError(f"input size {input_size}: chestxray8 needs 16 to 8192 pixels")
     if data_root is None:
@@ -122,12 +131,13 @@ def chestxray8(
             items,
             classes=classes,
             size=input_size,
+            root=root,
             paths=[path for item in items if (path := images.path(item.id))],
             records=tables.entries.records,
             options=parsed,
         )
 
-    return Splits(build(drawn.train), build(drawn.val), build(drawn.test), (*notes, *drawn.notes))
+    return Splits(build(drawn.train), build(drawn.val), build(drawn.test), (*notes, *drawn.notes), drawn.left_out)
 
 
 def _file_notes(tables: Tables, missing: Sequence[str], duplicates: int) -> list[str]:
@@ -151,17 +161,9 @@ def _file_notes(tables: Tables, missing: Sequence[str], duplicates: int) -> list
 
 
 def _fingerprint(
-    items: Sequence[Item], classes: Sequence[str], size: int, paths: Sequence[str], options: Options
+    items: Sequence[Item], classes: Sequence[str], size: int, contents: Sequence[str], options: Options
 ) -> str:
-    """Hash what decides the samples.
-
-    The size in bytes stands for a file's pixels: it tells the original from a resized or mended copy at the price of
-    one stat a file; reading them all would take as long as decoding them.
-    """
-    try:
-        files = [os.stat(path).st_size for path in paths]
-    except OSError as error:
-        raise DataError(f"{error.filename}: {error.strerror}: run `xaibench data check chestxray8`") from None
+    """Hash what decides the samples; `contents` are the sha256 of the files."""
     rules = {name: value for name, value in asdict(options).items() if name not in {"allow_missing", "images"}}
-    content = [DECODE_VERSION, size, list(classes), rules, items, files]
+    content = [DECODE_VERSION, size, list(classes), rules, items, contents]
     return hashlib.sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()

@@ -24,7 +24,8 @@ class Options:
     """What decides which images are in which split.
 
     Attributes:
-        task: "multiclass" (images of one class each) or "multilabel" (images with any of the classes).
+        task: "multiclass" (images of one class each) or "multilabel" (all images that have a label, also those
+            with none of the classes). Default: the benchmark's.
         split: "paper" (test: boxed images and some No Finding; train: the rest, cut to the smallest class; patients may
             be on both sides), "official_split" (the release's two lists) or "patient_disjoint" (test: all boxed images
             of the classes and a share of the patients).

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from xaibench.datasets.chestxray8.options import Options
-from xaibench.datasets.chestxray8.tables import FINDINGS, NO_FINDING, RELEASE_SIZE, Tables, canonical
+from xaibench.datasets.chestxray8.tables import FINDINGS, NO_FINDING, RELEASE_SIZE, Record, Tables, canonical
 from xaibench.errors import DataError, UsageError, did_you_mean
 from xaibench.published import load_published
 
@@ -25,7 +25,10 @@ def published_counts() -> Mapping[str, tuple[int, int]]:
 
 
 class Item(NamedTuple):
-    """An image that may be drawn: class indices, and ``(class, x0, y0, x1, y1)`` in the release's 1024 x 1024."""
+    """An image that may be drawn: class indices, and ``(class, x0, y0, x1, y1)`` in the release's 1024 x 1024.
+
+    Of a multilabel task `labels` may be empty: the image has none of the classes.
+    """
 
     id: str
     patient: str
@@ -35,21 +38,31 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Drawn:
-    """The items of the three splits, each ordered by id, and what there is to say about them."""
+    """The items of the three splits, each ordered by id, and what there is to say about them.
+
+    Attributes:
+        left_out: why images of Data_Entry are in none of the three, to how many.
+    """
 
     train: Sequence[Item]
     val: Sequence[Item]
     test: Sequence[Item]
     notes: Sequence[str]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What can be drawn from: `pool` follows the task's rule, `boxed` has boxes of the classes (none is in `pool`)."""
+    """What can be drawn from: `pool` follows the task's rule, `boxed` has boxes of the classes (none is in `pool`).
+
+    Attributes:
+        left_out: why the other images of Data_Entry can't be drawn, to how many.
+    """
 
     pool: Sequence[Item]
     boxed: Sequence[Item]
     notes: Sequence[str]
+    left_out: Mapping[str, int]
 
 
 def draw(tables: Tables, classes: Sequence[str], options: Options, found: Callable[[str], bool]) -> Drawn:
@@ -79,8 +92,10 @@ def draw(tables: Tables, classes: Sequence[str], options: Options, found: Callab
     notes = list(candidates.notes)
     rule = {"paper": _paper, "official_split": _official, "patient_disjoint": _patient_disjoint}[options.split]
     side, test = rule(candidates, tables, names, options)
-    test = _limit_no_finding(test, names, options)
-    side = _cut(side, names, options)
+    left_out = Counter(candidates.left_out)
+    left_out.update(_outside_lists(candidates, tables, {item.id for item in (*side, *test)}))
+    test = _limit_no_finding(test, names, options, left_out)
+    side = _cut(side, names, options, left_out)
     held = draw_patients(side, options.val_fraction, f"val:{options.split_seed}") if options.val_fraction else set()
     val = [item for item in side if item.patient in held]
     train = [item for item in side if item.patient not in held]
@@ -98,7 +113,15 @@ def draw(tables: Tables, classes: Sequence[str], options: Options, found: Callab
         notes.append("no patient is in two splits")
     if options.split == "paper" and set(names) <= set(published_counts()):
         notes.append(_published_note(side, test, names))
-    return Drawn(train, val, test, notes)
+    if options.split == "official_split":
+        records = tables.entries.records
+        unknown = [name for name in (*(tables.train_val or ()), *(tables.test or ())) if name not in records]
+        if unknown:
+            notes.append(f"{len(unknown)} images of the official lists are not in Data_Entry: {_few(unknown)}")
+    left_out = +left_out  # without zeros
+    if left_out:
+        notes.append("images left out: " + ", ".join(f"{number:,} {reason}" for reason, number in left_out.items()))
+    return Drawn(train, val, test, notes, left_out)
 
 
 def find_candidates(
@@ -109,9 +132,11 @@ def find_candidates(
     records = tables.entries.records
     boxes: dict[str, list[tuple[int, float, float, float, float]]] = defaultdict(list)
     per_image = Counter(box.id for box in tables.boxes.boxes)
-    unknown, unlabelled, empty, several = [], [], [], set()
+    unknown, unlabelled, empty, clipped, several = [], [], [], [], set()
+    others: Counter[str] = Counter()
     for box in tables.boxes.boxes:
         if box.label not in index:
+            others[box.label] += 1
             continue
         if box.id not in records:
             unknown.append(box.id)
@@ -126,23 +151,26 @@ def find_candidates(
         x0, x1 = max(box.x, 0.0), min(box.x + box.width, float(RELEASE_SIZE))
         y0, y1 = max(box.y, 0.0), min(box.y + box.height, float(RELEASE_SIZE))
         if x0 < x1 and y0 < y1:
+            if (x0, y0, x1, y1) != (box.x, box.y, box.x + box.width, box.y + box.height):
+                clipped.append(f"{box.id} ({box.label})")
             boxes[box.id].append((index[box.label], x0, y0, x1, y1))
         else:
             empty.append(f"{box.id} ({box.label})")
 
     pool, boxed = [], []
+    left_out: Counter[str] = Counter()
     for record in records.values():
         labels = tuple(sorted(index[label] for label in record.labels if label in index))
         own = tuple(sorted(boxes.get(record.id, ())))
-        if record.id in several or not (labels or own) or (options.allow_missing and not found(record.id)):
-            continue
-        if own:
+        if reason := _why_not(record, labels, bool(own), record.id in several, options):
+            left_out[reason] += 1
+        elif options.allow_missing and not found(record.id):
+            left_out["whose file is missing"] += 1
+        elif own:
             if options.test_labels == "boxes":
                 labels = tuple(sorted({box[0] for box in own}))
             boxed.append(Item(record.id, record.patient, tuple(sorted({*labels, *(box[0] for box in own)})), own))
-        elif options.task == "multilabel" or (
-            len(labels) == 1 and (options.single_label == "within_classes" or len(record.labels) == 1)
-        ):
+        else:
             pool.append(Item(record.id, record.patient, labels))
     notes = []
     ignored = "ignored" if options.validate_boxes else "used all the same"
@@ -150,9 +178,13 @@ def find_candidates(
         ("boxes of images that Data_Entry does not list, ignored", unknown),
         (f"boxes whose finding is not among the image's labels, {ignored}", unlabelled),
         ("boxes without any area inside the image, ignored", empty),
+        ("boxes that reach out of the image, clipped", clipped),
     ):
         if ids:
             notes.append(f"{len(ids)} {what}: {_few(ids)}")
+    if others:
+        names = ", ".join(f"{name} {number}" for name, number in sorted(others.items()))
+        notes.append(f"{sum(others.values())} boxes of other classes left out ({names})")
     if several:
         notes.append(f'{len(several)} images with boxes of several findings left out (test_boxes = "single")')
     if options.task == "multiclass" and options.test_labels == "all":
@@ -163,14 +195,33 @@ def find_candidates(
         other = sum(len(item.labels) < sum(x in index for x in records[item.id].labels) for item in boxed)
         if other:
             notes.append(f"{other} boxed images have another of the classes too; only what is boxed counts as present")
-    return Candidates(pool, boxed, notes)
+    return Candidates(pool, boxed, notes, left_out)
+
+
+def _why_not(record: Record, labels: Sequence[int], boxed: bool, several: bool, options: Options) -> str:
+    """Return why an image can't be drawn by the task's rule, "" where it can."""
+    if several:
+        return 'with boxes of several findings (test_boxes = "single")'
+    if boxed:
+        return ""
+    if not record.labels:
+        return "without any label in Data_Entry"
+    if options.task == "multilabel":
+        return ""
+    if not labels:
+        return "of none of the classes"
+    if len(labels) > 1:
+        return "of several of the classes"
+    if len(record.labels) > 1 and options.single_label == "only":
+        return 'of another finding too (single_label = "only")'
+    return ""
 
 
 def draw_patients(items: Iterable[Item], fraction: float, purpose: str, forced: Iterable[str] = ()) -> set[str]:
     """Draw a share of the patients, stratified by the rarest class that a patient has among `items`.
 
-    In each stratum of k patients ``fraction * k`` are drawn, rounded, but at least one and at most k - 1, with those of
-    `forced` counted in and always drawn.
+    Patients with none of the classes are a stratum of their own. In each stratum of k patients ``fraction * k`` are
+    drawn, rounded, but at least one and at most k - 1, with those of `forced` counted in and always drawn.
     """
     have: dict[str, set[int]] = defaultdict(set)
     for item in items:
@@ -178,7 +229,7 @@ def draw_patients(items: Iterable[Item], fraction: float, purpose: str, forced: 
     frequency = Counter(label for labels in have.values() for label in labels)
     strata: dict[int, list[str]] = defaultdict(list)
     for patient, labels in have.items():
-        strata[min(labels, key=lambda label: (frequency[label], label))].append(patient)
+        strata[min(labels, key=lambda label: (frequency[label], label), default=_NO_CLASS)].append(patient)
     drawn = set(forced)
     for patients in strata.values():
         wanted = min(max(round(fraction * len(patients)), 1), len(patients) - 1)
@@ -196,6 +247,8 @@ def shuffled(ids: Iterable[str], purpose: str) -> list[str]:
     return sorted(ids, key=lambda name: hashlib.sha256(f"{purpose}:{name}".encode()).digest())
 
 
+_NO_CLASS = -1
+"""Stands for the class of an image that has none of the classes, where images are drawn or cut by class."""
 Side = tuple[list[Item], list[Item]]
 
 
@@ -223,6 +276,14 @@ def _official(candidates: Candidates, tables: Tables, classes: Sequence[str], op
     return [item for item in candidates.pool if item.id in train_ids], test
 
 
+def _outside_lists(candidates: Candidates, tables: Tables, placed: set[str]) -> Iterator[str]:
+    """Yield, of each candidate that the official lists put in no split, why."""
+    listed = {*(tables.train_val or ()), *(tables.test or ())}
+    for item in (*candidates.pool, *candidates.boxed):
+        if item.id not in placed:
+            yield "with a box, in the official training list" if item.id in listed else "in neither official list"
+
+
 def _patient_disjoint(candidates: Candidates, tables: Tables, classes: Sequence[str], options: Options) -> Side:
     """Test: every boxed image, the other images of those patients, and more patients up to the share."""
     items = [*candidates.pool, *candidates.boxed]
@@ -232,17 +293,18 @@ def _patient_disjoint(candidates: Candidates, tables: Tables, classes: Sequence[
     return [item for item in candidates.pool if item.patient not in chosen], test
 
 
-def _limit_no_finding(test: list[Item], classes: Sequence[str], options: Options) -> list[Item]:
+def _limit_no_finding(test: list[Item], classes: Sequence[str], options: Options, left_out: Counter[str]) -> list[Item]:
     if options.test_no_finding is None or NO_FINDING not in classes:
         return test
     normal = [item.id for item in test if item.labels == (classes.index(NO_FINDING),)]
     dropped = set(shuffled(normal, f"test:{options.split_seed}")[options.test_no_finding :])
+    left_out[f"{NO_FINDING} beyond test_no_finding = {options.test_no_finding}"] += len(dropped)
     return [item for item in test if item.id not in dropped]
 
 
-def _cut(side: list[Item], classes: Sequence[str], options: Options) -> list[Item]:
-    """Apply `balance` and `max_per_class`: an image stays while one of its classes has room."""
-    counts = Counter(label for item in side for label in item.labels)
+def _cut(side: list[Item], classes: Sequence[str], options: Options, left_out: Counter[str]) -> list[Item]:
+    """Apply `balance` and `max_per_class`: an image stays while all its classes have room."""
+    counts = Counter(label for item in side for label in item.labels or (_NO_CLASS,))
     limit = min((counts[k] for k in range(len(classes))), default=0) if options.balance == "smallest" else len(side)
     limit = min(limit, options.max_per_class or limit)
     if all(n <= limit for n in counts.values()):
@@ -250,10 +312,12 @@ def _cut(side: list[Item], classes: Sequence[str], options: Options) -> list[Ite
     by_id = {item.id: item for item in side}
     kept, room = [], Counter(dict.fromkeys(counts, limit))
     for name in shuffled(by_id, f"subset:{options.subset_seed}"):
-        labels = by_id[name].labels
+        labels = by_id[name].labels or (_NO_CLASS,)
         if all(room[label] > 0 for label in labels):
             room.subtract(labels)
             kept.append(by_id[name])
+    rule = f"max_per_class = {options.max_per_class}" if limit == options.max_per_class else 'balance = "smallest"'
+    left_out[f"of a class that {rule} cuts to {limit:,}"] += len(side) - len(kept)
     return kept
 
 
@@ -278,7 +342,10 @@ def _count_note(name: str, items: Sequence[Item], classes: Sequence[str]) -> str
     counts = Counter(label for item in items for label in item.labels)
     boxes = Counter(box[0] for item in items for box in item.boxes)
     text = f"{name}: {len(items)} images of {len({item.patient for item in items})} patients ("
-    text += ", ".join(f"{label} {counts[k]}" for k, label in enumerate(classes)) + ")"
+    numbers = [f"{label} {counts[k]}" for k, label in enumerate(classes)]
+    if without := sum(not item.labels for item in items):
+        numbers.append(f"none of the classes {without}")
+    text += ", ".join(numbers) + ")"
     if boxes:
         text += "; boxes: " + ", ".join(f"{label} {boxes[k]}" for k, label in enumerate(classes) if boxes[k])
     return text
