@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from tests.explainers.small import predict
 from tests.metrics.asked import explained_by
 from xaibench.classifiers.base import Classifier
-from xaibench.datasets.base import Splits
+from xaibench.datasets.base import Split, Splits
 from xaibench.errors import DataError, NotApplicableError, UsageError
 from xaibench.explainers import create
 from xaibench.explainers.base import upsample
@@ -25,7 +26,7 @@ from xaibench.explainers.plain_pickle import read_pickle
 from xaibench.metrics.randomization import mprt
 from xaibench.metrics.robustness import max_sensitivity
 from xaibench.testing import check_explainer
-from xaibench.types import Frame
+from xaibench.types import Frame, Region, Sample
 
 RAMP = np.array([[0.0, 1.0, 2.0], [-1.0, 0.5, 4.0]], dtype=np.float32)
 
@@ -201,3 +202,77 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
         create(f"maps:{tmp_path}/nothing")
     with pytest.raises(UsageError, match=r"holds no \.npy"):
         create(f"maps:{tmp_path}")
+
+
+class Named(Split):
+    """Images of 4 x 4 pixels under given names, each with a region of each class."""
+
+    def __init__(self, ids: Sequence[str], classes: Sequence[str]) -> None:
+        self.ids, self.patients, self.classes = ids, ids, tuple(classes)
+        self.labels, self.frame, self.fingerprint = np.ones((len(ids), len(classes)), np.float32), Frame.square(4), ""
+
+    def __getitem__(self, index: int) -> Sample:
+        raise NotImplementedError
+
+    def regions(self, index: int) -> dict[int, Region]:  # type: ignore[override]
+        return dict.fromkeys(range(len(self.classes)), Region(np.array([[0.0, 0, 1, 1]]), self.frame))
+
+
+def prepared(root: Path, files: Sequence[str], ids: Sequence[str], classes: Sequence[str] = ("Mass",)) -> Any:
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        np.save(root / f"{file}.npy", np.eye(4))
+    explainer = create(f"maps:{root}")
+    split = Named(ids, classes)
+    explainer.prepare(Splits(Named([], classes), Named([], classes), split))
+    return explainer
+
+
+PATH = "CheXpert-v1.0/test/patient1/study1/view1_frontal.jpg"
+
+
+@pytest.mark.parametrize("file", ["patient1_study1_view1_frontal_Mass_map", "Mass/patient1/study1/view1_frontal"])
+def test_the_end_of_a_path_names_its_image(file: str, tmp_path: Path) -> None:
+    assert prepared(tmp_path, [file], [PATH]).find(PATH, "Mass") == tmp_path / f"{file}.npy"
+
+
+def test_the_end_of_two_paths_names_neither(tmp_path: Path) -> None:
+    other = "CheXpert-v1.0/train/patient1/study1/view1_frontal.jpg"
+    with pytest.raises(
+        DataError, match=r"may be a map of CheXpert-v1\.0/test/.* or CheXpert-v1\.0/train/.* whole path"
+    ):
+        prepared(tmp_path, ["patient1_study1_view1_frontal_Mass"], [PATH, other])
+
+
+def test_a_file_is_of_the_image_with_its_whole_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"1 of 2 maps are missing, first x/a\.png_Mass"):
+        prepared(tmp_path, ["a_Mass"], ["a.png", "x/a.png"])
+
+
+def test_two_images_of_one_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a_Mass\.npy may be a map of a\.png or a\.jpg: name it by the image's whole"):
+        prepared(tmp_path, ["a_Mass"], ["a.png", "a.jpg"])
+    explainer = prepared(tmp_path / "whole", ["a.png_Mass", "a.jpg_Mass"], ["a.png", "a.jpg"])
+    assert explainer.find("a.jpg", "Mass").name == "a.jpg_Mass.npy"
+
+
+def test_a_number_after_a_dot_is_no_suffix(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"2 of 2 maps are missing"):
+        prepared(tmp_path, ["case1_Mass"], ["case1.1", "case1.2"])
+
+
+def test_one_file_for_two_classes(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"may be the map of p, Big Mass or of p_Big, Mass: name it CLASS/IMAGE"):
+        prepared(tmp_path, ["p_Big_Mass", "Mass/p", "p_Big_Big_Mass"], ["p", "p_Big"], ["Mass", "Big Mass"])
+
+
+def test_lung_opacity_is_airspace_opacity(tmp_path: Path) -> None:
+    file = "p_Airspace Opacity_map"
+    assert prepared(tmp_path, [file], ["p"], ["Lung Opacity"]).find("p", "Lung Opacity") == tmp_path / f"{file}.npy"
+    with pytest.raises(DataError, match=r"1 of 2 maps are missing, first p_Lung Opacity"):
+        prepared(tmp_path, [file], ["p"], ["Lung Opacity", "Airspace Opacity"])
+
+
+def test_names_in_another_unicode_form(tmp_path: Path) -> None:
+    file = unicodedata.normalize("NFD", "Röntgen_Mass")
+    assert prepared(tmp_path, [file], ["Röntgen.png"]).find("Röntgen.png", "Mass") is not None

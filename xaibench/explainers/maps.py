@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, overload
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Splits
+from xaibench.datasets.names import composed, image_names, other_name, owners
 from xaibench.errors import DataError, UsageError, first_line
 from xaibench.explainers.base import Explainer, upsample
 from xaibench.explainers.plain_pickle import read_pickle
@@ -22,7 +23,6 @@ from xaibench.limits import UNREADABLE, check_pixels, open_image
 from xaibench.types import Frame, Prediction
 
 SUFFIXES = (".npy", ".png", ".pkl", ".pickle")
-_IMAGES = (".png", ".jpg", ".jpeg", ".dcm", ".tif", ".tiff", ".bmp")
 
 
 class Maps(Explainer):
@@ -31,8 +31,9 @@ class Maps(Explainer):
     They are brought to the frame of the scores in one step, see `upsample`.
 
     A file is named ``IMAGE_CLASS`` or stands as ``CLASS/IMAGE``, where IMAGE is the image's id with or without its
-    suffix, slashes as underscores, and spaces of CLASS may be underscores; CheXlocalize's ``IMAGE_CLASS_map.pkl`` is
-    understood too. It is one of
+    suffix, slashes as underscores, and spaces of CLASS may be underscores. CheXlocalize's ``IMAGE_CLASS_map.pkl`` is
+    understood too: there IMAGE may be the end of the path of one image, and CheXpert's Lung Opacity is Airspace
+    Opacity. It is one of
 
     - ``.npy``: (H, W) numbers (leading axes of length 1 are dropped), never pickled objects;
     - ``.png``: grey of 8 or 16 bits, read as 0 to 1;
@@ -57,11 +58,13 @@ class Maps(Explainer):
             raise UsageError(f"maps:{folder}: no such folder")
         self._own: dict[str, Callable[[], Frame]] = {}
         self._files: dict[str, list[Path]] = defaultdict(list)
+        self._classes: Sequence[str] = ()
+        self._images: Mapping[str, Sequence[str]] = {}
         for where, _, names in os.walk(self.folder):
             for name in sorted(names):
                 path = Path(where, name)
                 if path.suffix.lower() in SUFFIXES:
-                    self._files[path.relative_to(self.folder).with_suffix("").as_posix()].append(path)
+                    self._files[composed(path.relative_to(self.folder).with_suffix("").as_posix())].append(path)
         if not self._files:
             raise UsageError(f"maps:{folder} holds no {', '.join(SUFFIXES)}")
 
@@ -74,8 +77,19 @@ class Maps(Explainer):
         for split in (splits.train, splits.val, splits.test):
             self._own |= {name: partial(split.own_frame, row) for row, name in enumerate(split.ids)}
         test = splits.test
+        self._classes = test.classes
+        self._images = self._find_images(self._own)
         pairs = [(test.ids[row], test.classes[target]) for row in range(len(test)) for target in test.regions(row)]
-        missing = [pair for pair in pairs if self.find(*pair) is None]
+        missing, used = [], dict[Path, tuple[str, str]]()
+        for pair in pairs:
+            path = self.find(*pair)
+            if path is None:
+                missing.append(pair)
+            elif (other := used.setdefault(path, pair)) != pair:
+                raise DataError(
+                    f"maps:{self.folder}: {path} may be the map of {', '.join(other)} or of {', '.join(pair)}: name it "
+                    "CLASS/IMAGE"
+                )
         if missing and not self.allow_missing:
             first = ", ".join(f"{image}_{name}" for image, name in missing[:3])
             raise DataError(
@@ -102,12 +116,42 @@ class Maps(Explainer):
         """Return the file of an image and class, None if there is none.
 
         Raises:
-            DataError: there are two.
+            DataError: there are two, or it may be that of another image.
         """
-        found = [path for key in _keys(image, name) for path in self._files.get(key, ())]
+        found = []
+        for depth, known in sorted(image_names(image)):
+            images = self._images.get(known, [] if depth else [image])
+            paths = [path for key in self._keys(known, name) for path in self._files.get(key, ())]
+            if image in images:
+                found += paths
+            if image in images and paths and len(images) > 1:
+                raise DataError(
+                    f"maps:{self.folder}: {paths[0]} may be a map of {images[0]} or {images[1]}: name it by "
+                    "the image's whole path"
+                )
         if len(found) > 1:
             raise DataError(f"maps:{self.folder}: {found[0]} and {found[1]} are both the map of {image}, {name}")
         return found[0] if found else None
+
+    def _keys(self, image: str, name: str) -> Iterator[str]:
+        """Yield the files' names, without suffix, of an image and class that have these names."""
+        for label in self._labels(name):
+            yield f"{image}_{label}"
+            yield f"{image}_{label}_map"
+            yield f"{label}/{image}"
+
+    def _labels(self, name: str) -> Iterable[str]:
+        """Return what a class may be called in the files."""
+        names = [composed(each) for each in (name, other_name(name, self._classes)) if each]
+        return dict.fromkeys(label for each in names for label in (each, each.replace(" ", "_")))
+
+    def _find_images(self, images: Iterable[str]) -> Mapping[str, Sequence[str]]:
+        """Return the images that each file may be a map of, by what is left of its name without the class."""
+        labels = [label for name in self._classes for label in self._labels(name)]
+        ends = [end for label in labels for end in (f"_{label}", f"_{label}_map")]
+        names = [file.removesuffix(end) for file in self._files for end in ends if file.endswith(end)]
+        names += [file[len(label) + 1 :] for file in self._files for label in labels if file.startswith(f"{label}/")]
+        return owners(names, images)
 
     def _map(self, image: str, name: str, frame: Frame) -> Tensor:
         path = self.find(image, name)
@@ -229,13 +273,3 @@ def _read_png(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
         raise DataError(f"{path} is in colours ({mode}), which have no order: save the map as 8- or 16-bit grey")
     top = {"L": 255, "1": 1}.get(mode, 65535)
     return values.astype(np.float32) / np.float32(top)
-
-
-def _keys(image: str, name: str) -> Iterator[str]:
-    """Yield the names, without suffix, that a map may have."""
-    stem = image.rpartition(".")[0] if image.lower().endswith(_IMAGES) else image
-    for known in dict.fromkeys((image, stem, image.replace("/", "_"), stem.replace("/", "_"))):
-        for label in dict.fromkeys((name, name.replace(" ", "_"))):
-            yield f"{known}_{label}"
-            yield f"{known}_{label}_map"
-            yield f"{label}/{known}"

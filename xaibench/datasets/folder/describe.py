@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from xaibench.datasets.folder.coco import read_coco
-from xaibench.datasets.folder.items import Described, Item, Refuse, alike, check_labels, composed
+from xaibench.datasets.folder.items import Described, Item, Refuse, check_labels
 from xaibench.datasets.folder.masks import read_masks
 from xaibench.datasets.folder.options import Options
 from xaibench.datasets.folder.tables import read_boxes, read_csv
+from xaibench.datasets.names import alike, composed
 
 NONE_OF_THE_CLASSES, MISSING = "of none of the classes", "whose file is missing"
 

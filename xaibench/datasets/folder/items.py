@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from unicodedata import normalize
 
+from xaibench.datasets.names import composed
 from xaibench.errors import DataError
 from xaibench.types import Frame
 
@@ -92,20 +92,6 @@ class Described:
     items: list[Item]
     others: Mapping[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-
-
-def composed(name: str) -> str:
-    """Return a name in Unicode's composed form (NFC): the same letters may be written in two ways."""
-    return normalize("NFC", name)
-
-
-def alike(name: str) -> str:
-    """Return what two names share that differ in Unicode form, case, or spaces, dashes and underscores alone.
-
-    >>> alike("Pleural_Thickening ") == alike("pleural thickening")
-    True
-    """
-    return " ".join(composed(name).casefold().replace("_", " ").replace("-", " ").split())
 
 
 def text_of(value: object) -> str:

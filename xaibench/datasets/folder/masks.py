@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from operator import index
 from pathlib import Path
 from typing import Any
 
-from xaibench.datasets.folder.items import Item, Mark, Refuse, composed
+from xaibench.datasets.folder.items import Item, Mark, Refuse
 from xaibench.datasets.folder.rle import bounds
 from xaibench.datasets.folder.tables import class_of
+from xaibench.datasets.names import composed, other_name, owners
 from xaibench.errors import DataError, first_line
 from xaibench.limits import check_pixels, read_json
 from xaibench.types import Frame
-
-_LUNG_OPACITY = {"Airspace Opacity", "Lung Opacity"}
-"""CheXlocalize's name for a class, and CheXpert's for the same one."""
 
 
 def read_masks(path: Path, items: Sequence[Item], classes: Sequence[str], refuse: Refuse) -> Counter[str]:
@@ -81,8 +79,10 @@ class _Classes:
     def target(self, name: str, where: str) -> int | None:
         if name not in self._known:
             known = class_of(name, self._classes, where, self._refuse)
-            if known is None and name in _LUNG_OPACITY and _LUNG_OPACITY & {*self._classes}:
-                known = self._classes.index(min(_LUNG_OPACITY & {*self._classes}))
+            if known is None:
+                known = next(
+                    (row for row, own in enumerate(self._classes) if name == other_name(own, self._classes)), None
+                )
             self._known[name] = known
         return self._known[name]
 
@@ -93,40 +93,22 @@ def find_items(path: Path, keys: Sequence[str], items: Iterable[Item], refuse: R
     A key is an image's name, with or without its suffix, with underscores for slashes or not; where no image has that
     whole name, the end of its path.
     """
-    wanted = {composed(key) for key in keys}
-    whole: defaultdict[str, list[Item]] = defaultdict(list)
-    ends: defaultdict[str, list[Item]] = defaultdict(list)
-    for item in items:
-        for depth, name in _names(item.id):
-            if name in wanted:
-                (ends if depth else whole)[name].append(item)
+    by_id = {item.id: item for item in items}
+    meant = owners(keys, by_id)
     found: dict[str, Item] = {}
     taken: dict[str, str] = {}
     for key in keys:
-        fitting = whole.get(composed(key)) or ends.get(composed(key), [])
+        fitting = meant.get(composed(key), ())
         if len(fitting) != 1:
             refuse(_which(path, key, fitting))
-        elif (first := taken.setdefault(fitting[0].id, key)) != key:
-            refuse(f"{path}: {first[:200]} and {key[:200]} both name {fitting[0].id}: keep one")
+        elif (first := taken.setdefault(fitting[0], key)) != key:
+            refuse(f"{path}: {first[:200]} and {key[:200]} both name {fitting[0]}: keep one")
         else:
-            found[key] = fitting[0]
+            found[key] = by_id[fitting[0]]
     return found
 
 
-def _which(path: Path, key: str, fitting: Sequence[Item]) -> str:
+def _which(path: Path, key: str, fitting: Sequence[str]) -> str:
     if not fitting:
         return f"{path}: {key[:200]} is no image of the table: add it there, or take it out"
-    return f"{path}: {key[:200]} may be {fitting[0].id} or {fitting[1].id}: write the image's whole path"
-
-
-def _names(image: str) -> set[tuple[int, str]]:
-    """Return what an image may be called, with how many folders of its path are left out."""
-    image = composed(image)
-    stem, dot, suffix = image.rpartition(".")
-    names = (image, stem) if dot and stem and "/" not in suffix else (image,)
-    return {
-        (depth, joint.join(parts[depth:]))
-        for parts in (name.split("/") for name in names)
-        for depth in range(len(parts))
-        for joint in "/_"
-    }
+    return f"{path}: {key[:200]} may be {fitting[0]} or {fitting[1]}: write the image's whole path"

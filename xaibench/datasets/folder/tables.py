@@ -10,8 +10,9 @@ from posixpath import normpath
 
 import numpy as np
 
-from xaibench.datasets.folder.items import Box, Described, Item, Mark, Refuse, alike, composed
+from xaibench.datasets.folder.items import Box, Described, Item, Mark, Refuse
 from xaibench.datasets.folder.options import Options
+from xaibench.datasets.names import alike, composed
 from xaibench.errors import DataError, did_you_mean, first_line
 from xaibench.limits import TEXT_BYTES, check_name, check_size
 
