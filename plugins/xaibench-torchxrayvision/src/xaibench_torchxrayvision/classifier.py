@@ -59,10 +59,18 @@ class XRVDenseNet(Classifier):
         self.weights = Weights(source, hash_tensors(self.state_dict().items()))
 
     def features(self, images: Tensor) -> Tensor:
+        return run_densenet(self.body, self._prepared(images)).relu()
+
+    def network(self, images: Tensor) -> Tensor:
+        """Return the logits by torchxrayvision's own pass."""
+        return self.head(self.body(self._prepared(images)).relu(), images)
+
+    @staticmethod
+    def _prepared(images: Tensor) -> Tensor:
         grey = images.mean(dim=1, keepdim=True)
         if grey.shape[-1] != _SIZE or grey.shape[-2] != _SIZE:
             grey = F.interpolate(grey, size=_SIZE, mode="bilinear", antialias=True)
-        return run_densenet(self.body, 2048 * grey - 1024).relu()
+        return 2048 * grey - 1024
 
     def head(self, features: Tensor, images: Tensor) -> Tensor:
         return self.last(features.mean(dim=(-2, -1)))  # type: ignore[no-any-return]

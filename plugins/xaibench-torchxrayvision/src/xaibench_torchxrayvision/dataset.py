@@ -8,7 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 import torchxrayvision as library
 
 from xaibench.datasets.base import Split, Splits
+from xaibench.datasets.content import sha256_of
 from xaibench.errors import DataError, UsageError, did_you_mean, first_line
 from xaibench.types import Frame, Region, Sample
 
@@ -30,18 +31,26 @@ class XRVSplit(Split):
     threads = 1  # its datasets are not made for threads
 
     def __init__(
-        self, source: Any, name: str, rows: Sequence[int], classes: Sequence[str], labels: Any, size: int, key: str
+        self,
+        source: Any,
+        name: str,
+        rows: Sequence[int],
+        classes: Sequence[str],
+        labels: Any,
+        size: int,
+        key: tuple[str, ...],
     ) -> None:
         self.source, self.rows, self.classes, self.frame = source, list(rows), tuple(classes), Frame.square(size)
         self.ids = [f"{name}-{row}" for row in self.rows]
         self.patients = [str(source.csv["patientid"].iloc[row]) for row in self.rows]
         self.labels = np.asarray(labels[self.rows], dtype=np.float32)
-        digest = hashlib.sha256(repr((key, name, self.rows, self.classes, size, self.patients)).encode())
+        self.content = hashlib.sha256(repr((key, size)).encode()).hexdigest()
+        digest = hashlib.sha256(repr((self.content, name, self.rows, self.classes, self.patients)).encode())
         digest.update(self.labels.tobytes())
         self.fingerprint = digest.hexdigest()
         self._read = lru_cache(maxsize=16)(self._decode)
 
-    def _decode(self, index: int) -> tuple[npt.NDArray[np.float32], Mapping[int, Region]]:
+    def _decode(self, index: int) -> tuple[npt.NDArray[np.float32], Frame, Mapping[int, Region]]:
         try:
             found = self.source[self.rows[index]]
         except (OSError, ValueError, KeyError, SyntaxError) as error:
@@ -59,19 +68,27 @@ class XRVSplit(Split):
                 continue
             y, x = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             box = np.array([[x[0], y[0], x[-1] + 1, y[-1] + 1]], dtype=float)
-            regions[target] = Region(box, Frame(height, width), mask).to(self.frame)
-        return ((image + 1024) / 2048).clamp(0, 1).numpy(), regions
+            regions[target] = Region(box, Frame(height, width), mask)
+        return ((image + 1024) / 2048).clamp(0, 1).numpy(), Frame(height, width), regions
 
     def _target(self, pathology: int) -> int | None:
         name = self.source.pathologies[pathology]
         return self.classes.index(name) if name in self.classes else None
 
     def __getitem__(self, index: int) -> Sample:
-        image, regions = self._read(index)
-        return Sample(self.ids[index], image, self.labels[index], self.patients[index], regions)
+        image = self._read(index)[0]
+        return Sample(self.ids[index], image, self.labels[index], self.patients[index], self.regions(index))
 
-    def regions(self, index: int) -> Mapping[int, Region]:
+    def regions(self, index: int, frame: Frame | Literal["input"] | None = "input") -> Mapping[int, Region]:
+        _, own, regions = self._read(index)
+        wanted = self.frame if frame == "input" else frame or own
+        return {target: region.to(wanted) for target, region in regions.items()}
+
+    def own_frame(self, index: int) -> Frame:
         return self._read(index)[1]
+
+    def image_key(self, index: int) -> str:
+        return f"{self.content} {self.ids[index].rpartition('-')[2]}"
 
 
 def xrv_names() -> list[str]:
@@ -95,7 +112,7 @@ def xrv_dataset(name: str, data_root: Path, arguments: Mapping[str, Any]) -> Any
 
 
 def xrv_splits(
-    *, classes: Sequence[str], input_size: int, data_root: Path | None, options: Mapping[str, Any]
+    *, classes: Sequence[str], input_size: int, data_root: Path | None, options: Mapping[str, Any], task: str
 ) -> Splits:
     """Build the splits; see `xrv`."""
     name = options.get("dataset")
@@ -111,7 +128,15 @@ def xrv_splits(
     every = np.asarray(source.labels, dtype=np.float32)
     none = np.where(np.isnan(every).any(1), np.nan, (every == 0).all(1).astype(np.float32))
     labels = np.stack([none if c == NO_FINDING else every[:, known.index(c)] for c in classes], axis=1)
-    usable = np.flatnonzero(~np.isnan(labels).any(1))
+    unknown = np.isnan(labels).any(1)
+    several = ~unknown & (labels.sum(1) > 1) & (task == "multiclass")
+    neither = ~unknown & (labels.sum(1) < 1) & (task == "multiclass")
+    usable = np.flatnonzero(~(unknown | several | neither))
+    left_out = {
+        "with a class marked unknown": int(unknown.sum()),
+        "of several classes, where the task is multiclass": int(several.sum()),
+        "of none of the classes, where the task is multiclass": int(neither.sum()),
+    }
     shares = {part: float(options.get(part, default)) for part, default in (("val", 0.1), ("test", 0.2))}
     if min(shares.values()) < 0 or sum(shares.values()) >= 1:
         raise UsageError(f"xrv: val = {shares['val']} and test = {shares['test']} are shares whose sum is below 1")
@@ -122,16 +147,24 @@ def xrv_splits(
         place = int.from_bytes(draw[:8], "big") / 2**64
         part = "test" if place < shares["test"] else "val" if place < sum(shares.values()) else "train"
         rows[part].append(row)
-    key = repr((name, library.__version__, sorted((k, str(v)) for k, v in options.items())))
+    files = sorted(path for path in data_root.rglob("*") if path.is_file())
+    said = [str(name), library.__version__, *(f"{k}={v}" for k, v in sorted(options.items()))]
+    key = (*said, *(path.relative_to(data_root).as_posix() for path in files), *sha256_of(files, data_root))
     made = {part: XRVSplit(source, part, found, classes, labels, input_size, key) for part, found in rows.items()}
-    left_out = len(labels) - len(usable)
     notes = [f"{name}: " + ", ".join(f"{len(split)} {part}" for part, split in made.items()) + " images, by patient"]
-    if left_out:
-        notes.append(f"{left_out} images left out: a class of theirs is marked unknown")
-    return Splits(made["train"], made["val"], made["test"], notes)
+    left_out = {reason: number for reason, number in left_out.items() if number}
+    notes += [f"{number} images left out: {reason}" for reason, number in left_out.items()]
+    return Splits(made["train"], made["val"], made["test"], notes, left_out)
 
 
-def xrv(*, classes: Sequence[str], input_size: int, data_root: Path | None, options: Mapping[str, Any]) -> Splits:
+def xrv(
+    *,
+    classes: Sequence[str],
+    input_size: int,
+    data_root: Path | None,
+    options: Mapping[str, Any],
+    task: str = "multilabel",
+) -> Splits:
     """Any dataset of torchxrayvision, split by patient.
 
     Args:
@@ -140,9 +173,10 @@ def xrv(*, classes: Sequence[str], input_size: int, data_root: Path | None, opti
         data_root: folder of the images (imgpath).
         options: ``dataset`` ("NIH_Dataset", ...); ``val``, ``test`` (shares of the patients) and ``seed``; all others
             go to torchxrayvision (csvpath, views, ...).
+        task: with "multiclass", images of none or several of the classes are left out.
 
     Raises:
         UsageError: an unknown dataset, class or option.
         DataError: files are missing.
     """
-    return xrv_splits(classes=classes, input_size=input_size, data_root=data_root, options=options)
+    return xrv_splits(classes=classes, input_size=input_size, data_root=data_root, options=options, task=task)
