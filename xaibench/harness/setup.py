@@ -6,6 +6,7 @@ import contextlib
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def load_splits(benchmark: Benchmark, data_root: Path | None) -> Splits:
         UsageError: an option or class that the dataset does not have.
     """
     name = benchmark.dataset.name
+    # only where it is named: a factory of `**arguments` may hand them all on to one that has no task
+    named = "task" in signature(registry.get("datasets", name).load()).parameters
     splits = build(
         "datasets",
         name,
@@ -52,7 +55,7 @@ def load_splits(benchmark: Benchmark, data_root: Path | None) -> Splits:
         input_size=benchmark.input_size,
         data_root=data_root,
         options=dict(benchmark.dataset.options),
-        **({"task": benchmark.task} if accepts("datasets", name, "task") else {}),
+        **({"task": benchmark.task} if named else {}),
     )
     assert isinstance(splits, Splits)
     return splits
