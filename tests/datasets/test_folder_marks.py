@@ -110,15 +110,19 @@ def test_boxes_that_reach_out_are_clipped_and_counted(tmp_path: Path) -> None:
 
 def test_boxes_of_corners_in_place_of_sizes(tmp_path: Path) -> None:
     """All would be inside as x0, y0, x1, y1; as x, y, width, height some are not, and clipped they would be wrong."""
+    corners = [[1, 2, 10, 12], [25, 8, 38, 18], [3, 3, 9, 9], [5, 1, 30, 19]]
     with pytest.raises(DataError, match=r"annotation 101: .* would be inside as x0, y0, x1, y1"):
-        coco(tmp_path, {"bbox": [1, 2, 10, 12]}, {"bbox": [25, 8, 38, 18]})
-    two(tmp_path)
-    rows = ["n.png,train,1,0", "m.png,test,0,1"]
-    write_table(tmp_path, rows, boxes=["m.png,Mass,25,8,38,18"])
-    with pytest.raises(DataError, match=r"boxes\.csv:2: .* name the columns for what they are"):
+        coco(tmp_path, *({"bbox": box} for box in corners))
+    few = coco(tmp_path, *({"bbox": box} for box in corners[:2]))  # two say too little: clipped, and counted
+    assert region(few).boxes.tolist() == [[1, 2, 11, 14], [25, 8, 40, 20]]
+    assert "1 boxes that reach out of their image clipped to it" in few.notes
+    assert region(coco(tmp_path, *({"bbox": box} for box in [*corners[:3], [20, 2, 9, 30]]))).boxes[3, 3] == 20
+    rows, lines = ["n.png,train,1,0", "m.png,test,0,1"], [f"m.png,Mass,{','.join(map(str, box))}" for box in corners]
+    write_table(tmp_path, rows, boxes=lines)
+    with pytest.raises(DataError, match=r"boxes\.csv:3: .* name the columns for what they are"):
         load(tmp_path, boxes="boxes.csv")
-    write_table(tmp_path, rows, boxes=["m.png,Mass,25,8,38,18"], columns="image,class,x0,y0,x1,y1")
-    assert region(load(tmp_path, boxes="boxes.csv")).boxes.tolist() == [[25, 8, 38, 18]]
+    write_table(tmp_path, rows, boxes=lines, columns="image,class,x0,y0,x1,y1")
+    assert region(load(tmp_path, boxes="boxes.csv")).boxes.tolist() == corners
 
 
 IMAGES = [{"id": 1, "file_name": "n.png", "split": "train"}, {"id": 2, "file_name": "m.png", "split": "test"}]

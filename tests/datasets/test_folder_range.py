@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +145,9 @@ def test_a_file_that_changed_below_a_run_is_said(tmp_path: Path) -> None:
     save(tmp_path / "m.png", DEEP)
     write_table(tmp_path, ["n.png,train,1,0", "m.png,test,0,1"])
     test = load(tmp_path, range="stored").test
-    shutil.copy(tmp_path / "m.png", tmp_path / "old.png")
     save(tmp_path / "m.png", SIXTEEN)
     with pytest.raises(DataError, match=r"m\.png holds 65535, above the 4095 .* it changed"):
+        test[0]
+    save(tmp_path / "m.png", DEEP[:16])
+    with pytest.raises(DataError, match=r"m\.png is no longer of 32 x 32 pixels: it changed"):
         test[0]

@@ -87,7 +87,7 @@ class FolderSplit(Split):
 
     def __getitem__(self, index: int) -> Sample:
         item = self.items[index]
-        image = decode(self.images / item.id, self.frame.height, self.recipe, item.orientation)
+        image = decode(self.images / item.id, self.frame.height, self.recipe, item.orientation, item.own)
         return Sample(item.id, image, self.labels[index], item.patient, self.regions(index))
 
     def regions(self, index: int, frame: Frame | Literal["input"] | None = "input") -> Mapping[int, Region]:

@@ -17,6 +17,8 @@ TOLERANCE = 3.0
 _WRONG = (ValueError, LookupError, TypeError, OverflowError, AttributeError)
 _ROUNDING = 1e-6
 _LIMIT = 300
+_ENOUGH = 4
+"""Boxes that tell corners from sizes: so many sizes are not all larger than their x and y by chance."""
 
 
 def check_marks(items: Sequence[Item], refuse: Refuse) -> list[str]:
@@ -117,18 +119,19 @@ def _check(mark: Mark, item: Item) -> tuple[str, bool]:
 
 def _look_like_corners(items: Sequence[Item]) -> str:
     """Return what is wrong with boxes of x, y, width, height that are x0, y0, x1, y1: then some leave their image."""
-    leaving = None
+    leaving, seen = None, 0
     for item in items:
         for mark in (mark for marks in item.marks.values() for mark in marks):
             if mark.box is None or mark.shape is not None or not mark.sized:
                 continue
+            seen += 1
             x0, y0, x1, y1 = mark.box
             inside = (x0, y0, x1 - x0, y1 - y0)
             if min(x0, y0) < 0 or inside != _clip(inside, item.frame) or inside[2] <= x0 or inside[3] <= y0:
                 return ""
             if not _near((x0, y0, x1, y1), _clip((x0, y0, x1, y1), item.frame)):
                 leaving = leaving or (mark, item)
-    if leaving is None:
+    if leaving is None or seen < _ENOUGH:
         return ""
     mark, item = leaving
     return (

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from xaibench.datasets.content import FileFacts, PathLike
 from xaibench.datasets.raster import Header, Values, read_header, read_values, resize, turn
 from xaibench.errors import DataError
+from xaibench.types import Frame
 
 VERSION = "2: float32, luminance, PIL bilinear with antialiasing"
 """Part of a split's fingerprint: change it whenever `decode` changes one bit of its result."""
@@ -41,7 +42,9 @@ class Recipe:
         return f"{'colour' if self.color else 'grey'}, {how}, {VERSION}"
 
 
-def decode(path: Path, size: int, recipe: Recipe, orientation: int = 1) -> npt.NDArray[np.float32]:
+def decode(
+    path: Path, size: int, recipe: Recipe, orientation: int = 1, own: Frame | None = None
+) -> npt.NDArray[np.float32]:
     """Return an image as (1 or 3, size, size) float32 in [0, 1].
 
     Args:
@@ -49,11 +52,15 @@ def decode(path: Path, size: int, recipe: Recipe, orientation: int = 1) -> npt.N
         size: side of the square that the whole field of view is stretched to.
         recipe: how.
         orientation: EXIF's, that the image is turned by; 1 for not at all.
+        own: the size that it had when its regions were placed.
 
     Raises:
-        DataError: the file can't be read, or its values have no known range under this recipe.
+        DataError: the file can't be read, its values have no known range under this recipe, or its size changed.
     """
-    image = in_unit_range(path, read_values(path), recipe)
+    found = read_values(path)
+    if own is not None and found.header.size(orientation) != own:
+        raise DataError(f"{path} is no longer of {own.width} x {own.height} pixels: it changed; run again")
+    image = in_unit_range(path, found, recipe)
     channels = [turn(image, orientation)] if image.ndim == 2 else list(np.moveaxis(turn(image, orientation), -1, 0))
     if recipe.color and len(channels) == 1:
         channels *= 3
