@@ -142,7 +142,10 @@ class Benchmark(_Spec):
     @model_validator(mode="after")
     def _one_class(self) -> Benchmark:
         if len(self.classes) == 1 and self.task != "multilabel":
-            raise ValueError(f'one class ({self.classes[0]}) is present or not: give task = "multilabel", or name two')
+            raise ValueError(
+                f"classes = {list(self.classes)}: one class is present or not, which is several labels' task: "
+                'give task = "multilabel", or name two'
+            )
         return self
 
     @model_validator(mode="after")

@@ -279,7 +279,7 @@ def test_a_classifier_of_a_plugin_is_looked_at_too() -> None:
         def head(self, features: Tensor, images: Tensor) -> Tensor:
             return self.plain.last(features.mean((2, 3)))  # type: ignore[no-any-return]
 
-        def network(self, images: Tensor) -> Tensor:
+        def own_forward(self, images: Tensor) -> Tensor:
             return self.plain.last(self.plain.body(images).amax((2, 3)))  # type: ignore[no-any-return]
 
     with pytest.raises(UsageError, match="gives other logits than the network itself"):

@@ -207,7 +207,9 @@ def test_columns_that_do_not_fit_side_by_side_stack() -> None:
 
 def test_names_are_shown_literally_and_can_not_steer_the_terminal() -> None:
     run = runs.full_run(
-        classes=("[red]x", "[/bold] :smile:", "a\x1b[31mb\nc"), explainers=("[link=x]e",), notes=("[blink]note",)
+        classes=("[red]x", "[/bold] :smile:", "c"),
+        explainers=("[link=x]e", "a\x1b[31mb\nc"),
+        notes=("[blink]note",),
     )
     run = replace(run, classifier="[bold]gcm")
     text = "\n".join(printed(run, runs.metrics(), 160))

@@ -111,7 +111,7 @@ class Classifier(nn.Module, ABC):
         logits, maps = self.head_with_maps(features, images)
         return Prediction(names, images, logits, features, maps)
 
-    def network(self, images: Tensor) -> Tensor:
+    def own_forward(self, images: Tensor) -> Tensor:
         """Return logits (B, K) by the network's own forward pass, where `features` and `head` take a way of their own.
 
         A classifier is refused where the two differ.

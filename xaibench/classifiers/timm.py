@@ -70,7 +70,7 @@ class TimmClassifier(Classifier):
 
     def features(self, images: Tensor) -> Tensor:
         if self.split is not None:
-            return self.split.features(lambda: self.network(images))
+            return self.split.features(lambda: self.own_forward(images))
         if self.tokens is not None:
             return self.tokens.features(images)
         images = self._prepare(images)
@@ -81,18 +81,18 @@ class TimmClassifier(Classifier):
 
     def head(self, features: Tensor, images: Tensor) -> Tensor:
         if self.split is not None:
-            return self.split.head(lambda: self.network(images), features)  # type: ignore[no-any-return]
+            return self.split.head(lambda: self.own_forward(images), features)  # type: ignore[no-any-return]
         if self.tokens is not None:
             return self.tokens.head(features, images)
         return self.model.forward_head(features.permute(0, 2, 3, 1) if self.channels_are_last else features)  # type: ignore[no-any-return]
 
-    def network(self, images: Tensor) -> Tensor:
+    def own_forward(self, images: Tensor) -> Tensor:
         return self.model(self._prepare(images))  # type: ignore[no-any-return]
 
     def predict(self, images: Tensor, ids: Sequence[str] = ()) -> Prediction:
         if self.split is None:
             return super().predict(images, ids)
-        logits, features = self.split.both(lambda: self.network(images))
+        logits, features = self.split.both(lambda: self.own_forward(images))
         return Prediction(self.ids_of(images, ids), images, logits, features)
 
     def _prepare(self, images: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class TimmClassifier(Classifier):
         images = probe_images(self.input_size)
         try:
             with torch.no_grad():
-                self.network(images[:1])
+                self.own_forward(images[:1])
                 check_network(self, f"timm:{model}")
                 shape = self._shape_of_features(images[:1])
                 channels = getattr(self.model, "embed_dim", None) if self.tokens else self.model.num_features

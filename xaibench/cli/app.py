@@ -94,6 +94,16 @@ class LazyGroup(click.Group):
         _accept_debug(command)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SystemExit as error:
+            if isinstance(error.__context__, BrokenPipeError):  # by rich, not by a plugin
+                raise
+            raise XaibenchError(
+                f"a plugin ended the process, by sys.exit({error.code!r}). --debug shows where it did."
+            ) from error
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -160,9 +170,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         _say("interrupted", state)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader (head, less) has gone, which is its right. Python would complain once more while it shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit):
+        # The latter by rich or click: the reader (head, less) has gone, which is its right. Python would complain once
+        # more while it shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except click.ClickException as error:
         _say(_usage(error), state)
@@ -172,9 +183,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except OSError as error:
         _say(_os_error(error), state)
-        return 1
-    except SystemExit as error:  # of a plugin: the command line itself never raises it
-        _say(f"a plugin ended the process, by sys.exit({error.code!r}). --debug shows where it did.", state)
         return 1
     except Exception as error:
         _say(f"{type(error).__name__}: {error}. Not expected: --debug shows where it comes from.", state)

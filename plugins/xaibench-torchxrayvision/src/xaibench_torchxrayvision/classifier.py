@@ -61,7 +61,7 @@ class XRVDenseNet(Classifier):
     def features(self, images: Tensor) -> Tensor:
         return run_densenet(self.body, self._prepared(images)).relu()
 
-    def network(self, images: Tensor) -> Tensor:
+    def own_forward(self, images: Tensor) -> Tensor:
         """Return the logits by torchxrayvision's own pass."""
         return self.head(self.body(self._prepared(images)).relu(), images)
 
