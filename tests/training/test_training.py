@@ -338,6 +338,32 @@ def test_an_empty_validation_split_needs_the_last_epoch(splits: Splits) -> None:
     assert checkpoint.path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
+def test_one_training_image_trains_or_says_what_is_missing(splits: Splits) -> None:
+    one = Splits(_one(splits), splits.val, splits.test)
+    classifier = make_classifier("gcm", spec(), BENCHMARK)
+    before = {name: value.clone() for name, value in classifier.trained_state().items()}
+    checkpoint = obtain_weights("gcm", classifier, spec(), BENCHMARK, one)
+    assert len(checkpoint.history) == 2
+    assert any(not torch.equal(value, before[name]) for name, value in classifier.trained_state().items())
+
+
+def test_batch_norm_over_one_number_is_refused() -> None:
+    benchmark = tiny_benchmark(input_size=32)
+    whole = load_splits(benchmark, None)
+    wanted = ClassifierSpec(options={"weights": "random"}, recipe=spec(selection="last").recipe)
+    classifier = make_classifier("densenet121", wanted, benchmark)
+    with pytest.raises(XaibenchError, match=r"one training image.*batch norm.*enlarge the training split"):
+        obtain_weights("densenet121", classifier, wanted, benchmark, Splits(_one(whole), whole.val, whole.test))
+
+
+def _one(splits: Splits) -> Any:
+    """One image, of every class."""
+    changed = copy.copy(splits.train)
+    changed.ids, changed.patients, changed.labels = changed.ids[:1], changed.patients[:1], np.ones((1, 4), np.float32)
+    changed.fingerprint = "one"
+    return changed
+
+
 def _empty(splits: Splits) -> Any:
     changed = copy.copy(splits.val)
     changed.ids, changed.patients, changed.labels = [], [], splits.val.labels[:0]

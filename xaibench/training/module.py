@@ -117,8 +117,8 @@ class Training(L.LightningModule):
     def train_dataloader(self) -> DataLoader[Any]:
         rank, devices = self.trainer.global_rank, self.trainer.world_size
         sampler = EpochSampler(self.train_arrays.labels, self.recipe, rank=rank, devices=devices)
-        # A last batch of one image has no batch statistics: it goes without.
-        last = len(sampler) % (self.recipe.batch_size // devices) == 1
+        # A last batch of one image has no batch statistics: it goes without, unless it is all that there is.
+        last = len(sampler) > 1 and len(sampler) % (self.recipe.batch_size // devices) == 1
         return self._loader(self.train_arrays, sampler, self.recipe.batch_size // devices, drop_last=last)
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -153,7 +153,17 @@ def _fit(
             callbacks=[_EpochEnd(work, progress)],
         )
         with _interruptible():
-            trainer.fit(module, ckpt_path=last, weights_only=True)
+            try:
+                trainer.fit(module, ckpt_path=last, weights_only=True)
+            except ValueError as error:
+                if len(train) > 1 or "more than 1 value per channel" not in str(error):
+                    raise
+                raise XaibenchError(
+                    "one training image has no batch statistics, which this classifier's batch norm needs: "
+                    "enlarge the training split"
+                ) from error
+    if one and not module.history:
+        raise XaibenchError(f"no epoch was trained, on {len(train)} training images: enlarge the training split")
     if one:
         return module.history, module.best_state
     left = find_state(work)
