@@ -89,7 +89,7 @@ def evaluate(
         data_root: the folder of the data, for datasets that need one.
         out: the folder of the run directories ("runs" from the command line); None keeps nothing on disk.
         options, recipe: replace options of the classifier, or fields of its recipe. A network of your own has the
-            options of `xaibench.classifiers.module.ModuleClassifier` (normalize, layer, channels, resize, outputs).
+            options of `xaibench.classifiers.module.ModuleClassifier` (normalize, layer, outputs and others).
         checkpoint: trained weights to use; they must come from the same recipe.
         metrics: replace the benchmark's, and with them its hash: names, wildcards, categories, or "all"; see
             `xaibench.harness.selection.select_metrics`.
