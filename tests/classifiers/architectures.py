@@ -87,7 +87,7 @@ class Architecture:
         documented: what pytorch-grad-cam's documentation names.
         options: how it is made, besides four classes.
         variant: tells apart two networks of one name.
-        refused: why `ModuleClassifier` must refuse it.
+        refused: why `ModuleClassifier` refuses it, also where there is a place.
     """
 
     library: Literal["timm", "torchvision"]
@@ -174,6 +174,7 @@ def _block(module: str, side: int, prefix: int = 1) -> Place:
     return Place(module, (side, side), "tokens", prefix, "input")
 
 
+UNPLACED = "with random weights every cell sees the whole image about equally: no cells are the quarters' own"
 _VIT = "blocks[-1].norm1"
 _SWIN = "layers[-1].blocks[-1].norm1"
 _NARROW = {"embed_dim": 192, "num_heads": 3, "depth": 3}
@@ -234,11 +235,11 @@ ARCHITECTURES = (
     _timm("ese_vovnet19b_slim", 128, _map("stages", 4)),
     _timm("rexnet_100", 128, _map("features", 4)),
     _timm("selecsls42b", 256, _map("head", 4)),
-    _timm("botnet26t_256", 256, _map("stages", 8)),
+    _timm("botnet26t_256", 256, _map("stages", 8), refused=UNPLACED),
     _timm("starnet_s050", 128, _map("norm", 4)),
     _timm("repvit_m0_9", 128, _map("stages", 4)),
     _timm("fastvit_t8", 128, _map("final_conv", 4)),
-    _timm("efficientvit_b0", 128, _map("head.in_conv", 4)),
+    _timm("efficientvit_b0", 128, _map("head.in_conv", 4), refused=UNPLACED),
     _timm("mambaout_femto", 128, _last("stages", 4)),
     _timm("convmixer_768_32", 56, _map("blocks", 8)),
     # timm: transformers whose head reads class tokens
@@ -343,24 +344,24 @@ ARCHITECTURES = (
     _timm("swinv2_tiny_window8_256", 128, _last("norm", 4), documented=_SWIN, options={"img_size": 128}),
     _timm("swinv2_cr_tiny_224", 224, _map("stages", 7)),
     _timm("maxvit_pico_rw_256", 128, _map("norm", 4), options={"img_size": 128}),
-    _timm("coatnet_pico_rw_224", 128, _map("norm", 4), options={"img_size": 128}),
+    _timm("coatnet_pico_rw_224", 128, _map("norm", 4), options={"img_size": 128}, refused=UNPLACED),
     _timm("pvt_v2_b0", 128, _map("stages", 4)),
     _timm("poolformer_s12", 128, _map("stages", 4)),
     _timm("caformer_s18", 128, _map("stages", 4)),
     _timm("edgenext_xx_small", 128, _map("stages", 4)),
     _timm("mobilevit_xxs", 128, _map("final_conv", 4)),
-    _timm("mobilevitv2_050", 128, _map("stages", 4)),
+    _timm("mobilevitv2_050", 128, _map("stages", 4), refused=UNPLACED),
     _timm("efficientformer_l1", 224, _tokens("norm", 7)),
-    _timm("efficientformerv2_s0", 224, _map("norm", 7)),
-    _timm("efficientvit_m0", 224, _map("stages", 4)),
+    _timm("efficientformerv2_s0", 224, _map("norm", 7), refused=UNPLACED),
+    _timm("efficientvit_m0", 224, _map("stages", 4), refused=UNPLACED),
     _timm("swiftformer_xs", 128, _map("norm", 4)),
-    _timm("mixer_s32_224", 224, _tokens("norm", 7)),
-    _timm("gmlp_ti16_224", 96, _tokens("norm", 6), options={"img_size": 96}),
-    _timm("resmlp_12_224", 96, _tokens("norm", 6), options={"img_size": 96}),
+    _timm("mixer_s32_224", 224, _tokens("norm", 7), refused=UNPLACED),
+    _timm("gmlp_ti16_224", 96, _tokens("norm", 6), options={"img_size": 96}, refused=UNPLACED),
+    _timm("resmlp_12_224", 96, _tokens("norm", 6), options={"img_size": 96}, refused=UNPLACED),
     _timm("twins_svt_small", 128, _tokens("norm", 4)),
     _timm("focalnet_tiny_srf", 128, _map("norm", 4)),
-    _timm("levit_128s", 224, _tokens("stages", 4)),
-    _timm("levit_conv_128s", 224, _map("stages", 4)),
+    _timm("levit_128s", 224, _tokens("stages", 4), refused=UNPLACED),
+    _timm("levit_conv_128s", 224, _map("stages", 4), refused=UNPLACED),
     _timm("tiny_vit_5m_224", 224, _map("stages", 7)),
     _timm("gcvit_xxtiny", 224, _map("stages", 7)),
     _timm("nest_tiny_jx", 224, _last("norm", 14)),

@@ -57,7 +57,8 @@ def find_target(
     as the others, in 11 of 12 cases, see `layout`), on which the logits depend at every place, and which carries all
     that they know of the image: with another image's output in its place the logits are the other image's. So it is
     the last block's input in a Vision Transformer that reads its class token only. Where only earlier, finer layers
-    carry everything (heads that read several stages), the last that keeps places is taken.
+    carry everything (heads that read several stages), the last that keeps places is taken; where none does (two streams
+    from the image on), there is no target.
 
     Args:
         module: the network, in eval mode; left as it is found.
@@ -120,11 +121,25 @@ class _Search:
             candidate = candidate or (output, layout, verdict)
             if carries:
                 return _chosen(output, layout, verdict, "all that the logits know of the image passes it")
+        if candidate is not None and not self._has_trunk():
+            raise NoTargetError(
+                f"{candidate[0].name} is the last layer that keeps places, but only a part of what the logits know of "
+                "the image passes it, and no layer has all"
+            )
         if candidate is not None:
             return _chosen(*candidate, "a part of what the logits know of the image passes elsewhere")
         raise NoTargetError(
             "no layer passes the test that its places are the image's and that the logits depend on all of them "
             f"({len(self.spatial)} tried, from {self.spatial[0].name} on)"
+        )
+
+    def _has_trunk(self) -> bool:
+        """Tell whether any layer, coarser than the image, has all that the logits know: not so in two streams."""
+        side = self.images.shape[-1]
+        return any(
+            layout.height < side and self._carries_all(output, layout)
+            for output in reversed(self.spatial)
+            for layout in list(layouts(output.shape, 1, self.kind))[:1]
         )
 
     def named(self, name: str) -> Target:
@@ -209,6 +224,8 @@ class _Search:
 
         gradient = self._gradients.get(output.name)
         grid = None if gradient is None else layout.to_grid(gradient)[0]
+        if grid is not None and (layout.prefix or layout.suffix) and bool((grid.abs().sum(dim=0) == 0).any()):
+            return False  # what the head knows of such a place is in the class token
         return every_place(grid, (layout.height, layout.width), logits_of)
 
     def _carries_all(self, output: Output, layout: Layout) -> bool:
