@@ -149,7 +149,7 @@ class TimmClassifier(Classifier):
         images = probe_images(self.input_size)
         self.tokens, self.channels_are_last = None, False
         try:
-            self.target = find_target(self.model, self.network, self.input_size, images.device)
+            self.target = find_target(self.model, self.own_forward, self.input_size, images.device)
             self.split = Hooked(self.model, self.target)
             with torch.no_grad():
                 if splits_well(self, images):
