@@ -408,8 +408,8 @@ def lazy(folder: Path) -> str:
     test=f"{EFFECTS}::test_logits_that_are_not_finite_are_the_networks_fault",
 )
 def not_finite(folder: Path) -> str:
-    found = run(odd.NotANumber(limit=0.42), ["gradcam"], benchmark("roc_auc", "energy"))
-    return next(note for note in found.notes if "NaN" in note or "not finite" in note)
+    found = run(odd.NotANumber(limit=0.55), ["gradcam"], benchmark("roc_auc", "energy"))
+    return "; ".join(note for note in found.notes if note.split()[0] not in ("train:", "val:", "test:", "explained"))
 
 
 @case(
