@@ -55,7 +55,7 @@ def main() -> int:
 
 def run(folder: Path, asked: argparse.Namespace) -> int:
     from tests.cases.all import CASES
-    from tests.cases.base import outcome
+    from tests.cases.base import LONGEST, outcome
     from xaibench.reports.page import Page, Section, Table, Text, to_markdown
 
     rows, wrong = [], 0
@@ -66,7 +66,7 @@ def run(folder: Path, asked: argparse.Namespace) -> int:
         own.mkdir()
         began = time.perf_counter()
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-            found = outcome(one, own)
+            found = outcome(one, own, 100 if asked.record else LONGEST)
         seconds = time.perf_counter() - began
         if asked.record:
             print(f"{one.run.__name__}: {found.shown}", flush=True)

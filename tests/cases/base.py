@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from xaibench.errors import XaibenchError
 
 LONGEST = 200
-"""Characters of a message that are shown."""
+"""Characters of a value that are shown."""
 
 
 @dataclass(frozen=True)
@@ -89,21 +89,27 @@ def case(
     return register
 
 
-def outcome(one: Case, folder: Path) -> Outcome:
+def outcome(one: Case, folder: Path, longest: int = LONGEST) -> Outcome:
     """Run a case in a folder of its own."""
     try:
         found = one.run(folder)
     except (XaibenchError, ValidationError) as error:
-        text = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        text = (
+            error.errors()[0]["msg"].removeprefix("Value error, ") if isinstance(error, ValidationError) else str(error)
+        )
         text = text.replace(f"{folder}/", "").replace(str(folder), "DIR")
         holds = isinstance(one.right, Refused) and "\n" not in text and re.search(one.right.says, text) is not None
-        return Outcome(_cut(f"refused: {text}"), _show(one.right), holds)
+        return Outcome(_cut(f"refused: {text}", longest), _show(one.right), holds)
     except (Exception, SystemExit) as error:
-        return Outcome(_cut(f"{type(error).__name__}: {error}".replace(f"{folder}/", "")), _show(one.right), False)
+        return Outcome(
+            _cut(f"{type(error).__name__}: {error}".replace(f"{folder}/", ""), longest), _show(one.right), False
+        )
     right = one.right
     if isinstance(found, Pair):
         found, right = found.found, found.right
-    return Outcome(_cut(_show(found).replace(f"{folder}/", "")), _show(right), _same(found, right, one.tolerance))
+    return Outcome(
+        _cut(_show(found).replace(f"{folder}/", ""), longest), _show(right), _same(found, right, one.tolerance)
+    )
 
 
 def _same(found: Any, right: Any, tolerance: float) -> bool:
@@ -131,6 +137,6 @@ def _show(value: Any) -> str:
     return str(value)
 
 
-def _cut(text: str) -> str:
+def _cut(text: str, longest: int) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= LONGEST else text[: LONGEST - 4].rsplit(" ", 1)[0] + " ..."
+    return text if len(text) <= longest else text[: longest - 4].rsplit(" ", 1)[0] + " ..."

@@ -59,7 +59,7 @@ def explained(network: nn.Module, place: Place, layer: str, *, wrapped: bool = F
 @case(
     SECTION,
     "timm's ViT in a wrapper: layer, and correlation of Grad-CAM with the one by hand",
-    before="",
+    before="net.blocks.2.attn.k_norm, 0.110431",
     source=f"{BY_HAND}: the last block's input",
     test=f"{TARGET}::test_grad_cam_in_a_wrapper_is_the_one_made_by_hand",
 )
@@ -70,7 +70,7 @@ def wrapped_vit(folder: Path) -> Pair:
 @case(
     SECTION,
     "the same with four registers",
-    before="",
+    before="net.blocks.2.attn.k_norm, -0.0336468",
     source=f"{BY_HAND}: the last block's input",
     test=f"{TARGET}::test_a_vision_transformer_is_explained_where_its_head_reads",
 )
@@ -82,7 +82,7 @@ def wrapped_vit_with_registers(folder: Path) -> Pair:
 @case(
     SECTION,
     "the same without a class token, the patches averaged",
-    before="",
+    before="net.blocks.2.attn.k_norm, 0.0145498",
     source=f"{BY_HAND}: the last norm",
     test=f"{TARGET}::test_a_vision_transformer_is_explained_where_its_head_reads",
 )
@@ -94,7 +94,7 @@ def wrapped_vit_of_patches(folder: Path) -> Pair:
 @case(
     SECTION,
     "timm's Swin as the user's own module: layer, and correlation of Grad-CAM with the one by hand",
-    before="",
+    before="norm, 0.146678",
     source=f"{BY_HAND}: norm, (B, h, w, C)",
     test=ARCHITECTURES,
 )
@@ -111,7 +111,7 @@ def swin(folder: Path) -> Pair:
 @case(
     SECTION,
     "a ViT with nn.Softmax at the attention: layer, and correlation of Grad-CAM with the one by hand",
-    before="",
+    before="blocks.2.attention.softmax, 0.502714",
     source=f"{BY_HAND}: the last block's input",
     test=f"{TARGET}::test_attention_from_a_module_is_no_map",
 )
@@ -122,7 +122,7 @@ def softmax_vit(folder: Path) -> Pair:
 @case(
     SECTION,
     "torchvision's ViT: layer, and correlation of Grad-CAM with the one by hand",
-    before="",
+    before="conv_proj, 0.483658",
     source=f"{BY_HAND}: the last block's input",
     test=ARCHITECTURES,
 )
@@ -183,7 +183,7 @@ class ToOnePlace(odd.Plain):
 @case(
     SECTION,
     "a last layer of the shape of maps that mirrors them: layer",
-    before="",
+    before="flip",
     right="second",
     source="the last whose places are the image's",
     test=f"{TARGET}::test_a_layer_whose_places_are_not_the_image_s_is_passed_over",
@@ -195,7 +195,7 @@ def flipped(folder: Path) -> str:
 @case(
     SECTION,
     "a last layer of 1 x 2 places: layer",
-    before="",
+    before="third",
     right="second",
     source="grids below 2 x 2 show no place",
     test=f"{TARGET}::test_a_layer_of_one_row_is_passed_over",
@@ -207,7 +207,7 @@ def one_row(folder: Path) -> str:
 @case(
     SECTION,
     "no layer keeps places (a linear layer mixes them all): layer",
-    before="",
+    before="unflatten",
     right=Refused("nothing to explain: name a layer with layer=.*layout="),
     source="no map could be right",
     test=f"{TARGET}::test_where_no_layer_passes_it_is_refused_and_each_remedy_works",
@@ -225,7 +225,7 @@ def named(network: nn.Module, layer: str) -> ModuleClassifier:
 @case(
     SECTION,
     "the doctor on that layer, named by the user: errors",
-    before="",
+    before="none",
     right=Says("^the places of the target layer .* are not clearly the image's", "an error"),
     source="as above",
     test=f"{TARGET}::test_where_no_layer_passes_it_is_refused_and_each_remedy_works",
@@ -237,7 +237,7 @@ def doctor_of_no_places(folder: Path) -> str:
 @case(
     SECTION,
     "the doctor on attn.k_norm of a ViT (heads x tokens x head dim): errors",
-    before="",
+    before="none",
     right=Says("target layer", "an error"),
     source="its axes are no places",
     test=f"{TARGET}::test_the_doctor_says_that_heads_and_tokens_are_no_map",
@@ -250,7 +250,7 @@ def doctor_of_k_norm(folder: Path) -> str:
 @case(
     SECTION,
     'a layer named that passes its input on (layer = "norm_pre", an nn.Identity): layer and layout',
-    before="",
+    before="refused: VisionTransformer has no module 'norm_pre' with an output (B, C, h, w); it has ...",
     right="norm_pre, tokens (B, N, C), 1 before the grid",
     source="a class token, then 4 x 4 patches",
     test=f"{TARGET}::test_a_layer_that_passes_its_input_on_can_be_named",
@@ -263,7 +263,7 @@ def passes_on(folder: Path) -> str:
 @case(
     SECTION,
     "where a run says which layer was explained: run.json, note, report page",
-    before="",
+    before="not there, no layout, no reason, no note, no report",
     right=["blocks.1", "tokens (B, N, C), 1 before the grid", "reason", "note", "report"],
     source="the last block's input",
     test=f"{TARGET}::test_the_layer_its_layout_and_the_reason_stand_in_the_record",
@@ -277,14 +277,18 @@ def recorded(folder: Path) -> list[str]:
     note = any("blocks.1, 32 channels on 4 x 4" in note for note in found.notes)
     page = "blocks.1, 32 x 4 x 4" in (folder / "report.html").read_text()
     said = {"reason": bool(layer.get("reason")), "note": note, "report": page}
-    return [layer["name"], layer.get("layout", "no layout"), *(key if there else f"no {key}" for key, there in said.items())]
+    return [
+        layer["name"],
+        layer.get("layout", "no layout"),
+        *(key if there else f"no {key}" for key, there in said.items()),
+    ]
 
 
 POOLED: list[tuple[str, str, dict[str, Any], int, str]] = [
-    ("attention_rollout", "on a ViT that averages its patches", {"global_pool": "avg"}, 1, ""),
-    ("gradient_attention", "on it", {"global_pool": "avg"}, 1, ""),
-    ("attention_rollout", "on one with four registers", {"global_pool": "avg", "reg_tokens": 4}, 5, ""),
-    ("gradient_attention", "on it", {"global_pool": "avg", "reg_tokens": 4}, 5, ""),
+    ("attention_rollout", "on a ViT that averages its patches", {"global_pool": "avg"}, 1, "0.880275"),
+    ("gradient_attention", "on it", {"global_pool": "avg"}, 1, "0.166455"),
+    ("attention_rollout", "on one with four registers", {"global_pool": "avg", "reg_tokens": 4}, 5, "0.877119"),
+    ("gradient_attention", "on it", {"global_pool": "avg", "reg_tokens": 4}, 5, "-0.0191399"),
 ]
 
 
