@@ -26,8 +26,10 @@ TEXT = (
     "Situations from public reports in which a benchmark would score something else than what was meant. "
     "before is what the commit {before} gave, recorded once (python benchmarks/cases.py --record CHECKOUT, with a "
     "checkout of it); now is computed when this page is written (python benchmarks/cases.py, which exits with 1 where "
-    "it is not right); right is worked by hand or by another implementation, as the next column says. Networks are "
-    "tiny, with random weights; images are drawn, 64 px where nothing else is said."
+    "it is not right); right is worked by hand or by another implementation, as the next column says. refused: an "
+    "error of one line that says what to do. An error's name in its place, such as TypeError: nobody caught it, and the "
+    "command line called it not expected. Networks are tiny, with random weights unless one is called trained; images "
+    "are drawn. Numbers agree to 1e-6 where nothing else is said."
 )
 
 
@@ -39,6 +41,8 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="WORD", help="cases whose function's name has this in it")
     parser.add_argument("--check", action="store_true", help="write no page")
     asked = parser.parse_args()
+    if not (asked.nih_sample / "Data_Entry_2017_v2020.csv").is_file():
+        parser.error(f"{asked.nih_sample} has no tables of the NIH release: give --nih-sample")
     sys.path.insert(0, str(ROOT))
     if asked.record:  # its xaibench is imported first; the cases are those of this checkout
         sys.path.insert(0, str(asked.record.resolve()))
@@ -54,6 +58,7 @@ def main() -> int:
 
 
 def run(folder: Path, asked: argparse.Namespace) -> int:
+    """Run the cases, print them, and write the page where all were asked for; return the exit code."""
     from tests.cases.all import CASES
     from tests.cases.base import LONGEST, outcome
     from xaibench.reports.page import Page, Section, Table, Text, to_markdown
