@@ -272,3 +272,15 @@ def test_masks_of_their_own_size_too(tmp_path: Path) -> None:
     found = run(f"maps:{tmp_path}", benchmark("image", "iou_otsu", "hit_rate", "energy"))
     for name in ("iou_otsu", "hit_rate", "energy"):
         assert found.select(metric=name, class_name="Mass")[0].value == 1.0
+
+
+def test_a_dataset_without_own_sizes_says_so_where_they_are_asked_for() -> None:
+    frame = {"frame": "image", "baselines": []}
+    asked = tiny_benchmark(localization=frame, metrics=[{"name": "energy"}])
+    found = evaluate(Plain(), ["gradcam"], asked, device="cpu", store=None)
+    assert [note for note in found.notes if "knows no size" in note] == [
+        'dataset phantom knows no size of its images but the input\'s, 64x64, so that localization.frame = "image" '
+        "is that"
+    ]
+    own = run("gradcam", benchmark("image", "energy"))
+    assert not any("knows no size" in note for note in own.notes)

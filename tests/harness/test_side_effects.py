@@ -19,7 +19,9 @@ from tests.classifiers.odd_networks import NotANumber, Plain
 from tests.tiny import tiny_benchmark
 from xaibench import registry
 from xaibench.classifiers.base import Classifier
+from xaibench.classifiers.nin import NIN
 from xaibench.classifiers.snapshot import Snapshot
+from xaibench.errors import UsageError
 from xaibench.explainers.base import Explainer, upsample
 from xaibench.harness.evaluate import evaluate
 from xaibench.harness.run import Run
@@ -302,3 +304,53 @@ def test_the_command_line_completes_and_fails(tmp_path: Path) -> None:
     (written,) = (tmp_path / "runs").glob("*/run.json")
     scores = json.loads(written.read_text())["scores"]
     assert {score["explainer"] for score in scores} >= {"gradcam", "center"}
+
+
+def test_what_a_file_sets_when_it_is_imported_is_put_back(tmp_path: Path) -> None:
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import torch\n"
+        "from tests.classifiers.odd_networks import Plain\n"
+        "torch.set_default_dtype(torch.float64)\n"
+        "def make():\n"
+        "    torch.set_default_dtype(torch.float32)\n"
+        "    made = Plain()\n"
+        "    torch.set_default_dtype(torch.float64)\n"
+        "    return made\n"
+    )
+    with restored_settings() as changed:
+        found = evaluate(f"module:{file}:make", ["gradcam"], BENCHMARK, device="cpu")
+    assert changed == []
+    assert values(found) == values(run("gradcam"))
+
+
+def test_a_network_that_changes_settings_when_it_runs_is_refused() -> None:
+    class Sets(Plain):
+        def forward(self, images: Tensor) -> Tensor:
+            torch.set_num_threads(torch.get_num_threads() + 1)
+            return super().forward(images)
+
+    threads = torch.get_num_threads()
+    with pytest.raises(UsageError, match=r"'Sets' changes torch's number of threads to .* when it runs"):
+        evaluate(Sets(), ["gradcam"], BENCHMARK, device="cpu")
+    assert torch.get_num_threads() == threads
+
+
+def test_what_a_plugin_sets_when_it_makes_a_classifier_is_put_back_and_told() -> None:
+    class Setting(NIN):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            torch.use_deterministic_algorithms(True)
+            np.seterr(all="raise")
+
+    registry.register("classifiers", "setting", Setting)
+    try:
+        with restored_settings() as changed:
+            found = evaluate("setting", ["cam"], BENCHMARK, device="cpu", options={"weights": "random"})
+    finally:
+        registry.unregister("classifiers", "setting")
+    assert changed == []
+    told = [note for note in found.notes if note.startswith("making the classifier, data and metrics changed")]
+    assert len(told) == 2
+    assert "deterministic" in told[0]
+    assert "numpy" in told[1]

@@ -26,6 +26,7 @@ from xaibench.classifiers.probe import check_network, probe_images, splits_well
 from xaibench.classifiers.target import NoTargetError, find_target
 from xaibench.classifiers.tokens import TokenGrid, is_vision_transformer
 from xaibench.errors import PLUGIN_ERRORS, UsageError, first_line
+from xaibench.torch_settings import restored_settings
 from xaibench.types import Prediction
 
 NO_LAYER = "none"
@@ -234,6 +235,7 @@ class FromPython(ModuleClassifier):
     """A network by its import path: ``module:pkg.mod:attribute`` or ``module:file.py:attribute``; see this file's head.
 
     Its code runs under a seed of its own: weights that it draws are the same every time and change no one else's draws.
+    What it sets of torch, such as the default dtype, is put back.
 
     Args:
         classes: K class names.
@@ -260,7 +262,7 @@ class FromPython(ModuleClassifier):
         negative: str | None = None,
         copy: bool = True,
     ) -> None:
-        with seeded(0):
+        with seeded(0), restored_settings():
             module = import_module_of(model)
         super().__init__(
             classes,

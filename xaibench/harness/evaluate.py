@@ -19,7 +19,7 @@ from torch import nn
 import xaibench
 from xaibench.benchmark import Benchmark, ClassifierSpec, digest, load_benchmark
 from xaibench.classifiers.base import MEMORY_FORMATS, Classifier
-from xaibench.datasets.base import Splits
+from xaibench.datasets.base import Split, Splits
 from xaibench.doctor import glance
 from xaibench.doctor.layers import target_layer
 from xaibench.errors import UsageError, XaibenchError
@@ -47,6 +47,7 @@ from xaibench.harness.store import Store
 from xaibench.harness.summary import summarize
 from xaibench.harness.tables import image_tables, prediction_table
 from xaibench.progress import Progress
+from xaibench.torch_settings import restored_settings
 from xaibench.training.checkpoint import Checkpoint
 
 MOST_ASKED_ABOUT = 8
@@ -56,6 +57,7 @@ same, and larger batches would less often tell how long it takes or be safe in t
 _PACKAGES = ("torch", "torchvision", "timm", "grad-cam", "captum", "numpy", "scipy", "scikit-learn", "pillow")
 
 
+@restored_settings()
 def evaluate(
     classifier: str | nn.Module,
     explainers: Sequence[str],
@@ -87,7 +89,7 @@ def evaluate(
         data_root: the folder of the data, for datasets that need one.
         out: the folder of the run directories ("runs" from the command line); None keeps nothing on disk.
         options, recipe: replace options of the classifier, or fields of its recipe. A network of your own has the
-            options of `xaibench.classifiers.module.ModuleClassifier` (normalize, layer, channels, resize, outputs).
+            options of `xaibench.classifiers.module.ModuleClassifier` (normalize, layer, outputs and others).
         checkpoint: trained weights to use; they must come from the same recipe.
         metrics: replace the benchmark's, and with them its hash: names, wildcards, categories, or "all"; see
             `xaibench.harness.selection.select_metrics`.
@@ -102,6 +104,8 @@ def evaluate(
         engine: "local", "ray", or one of `xaibench.harness.engine.make_engine`, which serves several evaluations and
             is closed by who made it.
         progress: how to report; silent by default.
+
+    Torch's global settings are at the end what they were before.
 
     Returns:
         The run; with `out`, also on disk: ``run.json``, ``scores.parquet``, ``predictions.parquet``, and a contact
@@ -123,12 +127,15 @@ def evaluate(
         raise UsageError('metrics: give a list of at least one name, category or wildcard, such as ["localization"]')
     protocol = benchmark if isinstance(benchmark, Benchmark) else load_benchmark(benchmark)
     protocol, left_out = (protocol, []) if metrics is None else select_metrics(protocol, metrics)
-    spec = spec_of(classifier, protocol, options or {}, recipe or {})
-    classification, localization = load_metrics(protocol)
-    splits = load_splits(protocol, data_root)
+    with restored_settings() as changed:  # by plugins and users' files, when they are imported or make something
+        spec = spec_of(classifier, protocol, options or {}, recipe or {})
+        classification, localization = load_metrics(protocol)
+        splits = load_splits(protocol, data_root)
+        model = make_classifier(classifier, spec, protocol)
+    left_out += [f"making the classifier, data and metrics changed {what}; put back" for what in changed]
     for note in splits.notes:
         progress.say(note)
-    model = make_classifier(classifier, spec, protocol).to(choose_device(device))
+    model = model.to(choose_device(device))
     remake = partial(make_classifier, classifier, spec, protocol) if isinstance(classifier, str) else None
     classifier = classifier if isinstance(classifier, str) else type(classifier).__name__
     asked, baselines, notes = make_explainers(explainers, protocol.localization.baselines, model, splits)
@@ -170,6 +177,7 @@ def evaluate(
     progress.advance(1)
     notes = [*splits.notes, *notes, *left_out, *untuned, *_selection_note(spec), *_failure_notes(records)]
     notes += [
+        *_frame_note(protocol, splits),
         *_logit_notes(records, splits),
         _layer_note(examined["layer"]),
         *examined["findings"],
@@ -262,6 +270,16 @@ def _layer_note(layer: Mapping[str, Any]) -> str:
     height, width = layer["grid"]
     where = f"{layer['channels']} channels on {height} x {width}, {layer['layout']}"
     return f"explained layer: {layer['name']}, {where}: {layer['reason']}"
+
+
+def _frame_note(protocol: Benchmark, splits: Splits) -> list[str]:
+    """Say where each image's own size was asked for and the dataset, a plugin's perhaps, knows none."""
+    if protocol.frame is not None or type(splits.test).own_frame is not Split.own_frame:
+        return []
+    return [
+        f"dataset {protocol.dataset.name} knows no size of its images but the input's, {splits.test.frame}, so that "
+        'localization.frame = "image" is that'
+    ]
 
 
 def _logit_notes(records: Records, splits: Splits) -> list[str]:

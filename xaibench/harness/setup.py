@@ -38,6 +38,7 @@ from xaibench.paths import alone, cache_dir, hold
 from xaibench.plugins import accepts, build, check_options
 from xaibench.progress import Progress
 from xaibench.registry import BrokenPluginError
+from xaibench.torch_settings import restored_settings
 from xaibench.training.arrays import remove_arrays
 from xaibench.training.checkpoint import (
     Checkpoint,
@@ -161,8 +162,13 @@ def check_logits(classifier: Classifier, name: str) -> None:
     modes = [(layer, layer.training) for layer in classifier.modules()]
     try:
         classifier.eval()
-        check_network(classifier, name)
-        check_parts(classifier, name)
+        with restored_settings() as changed:
+            check_network(classifier, name)
+            check_parts(classifier, name)
+        if changed:
+            raise UsageError(
+                f"classifier {name!r} changes {changed[0]} when it runs, for all that run after it: take that out of it"
+            )
     except XaibenchError:
         raise
     except PLUGIN_ERRORS as error:

@@ -34,7 +34,7 @@ def _hit_chance(masks: Tensor) -> Tensor:
     direction="higher",
     range=(0.0, 1.0),
     title="Hit rate (peak in the region)",
-    reference="Zhang et al. 2016, arXiv:1608.00507, without tolerance; Saporta et al. 2022 (CheXlocalize)",
+    reference="Zhang et al. 2016, arXiv:1608.00507, without tolerance; Saporta et al. 2022 (CheXlocalize), who take the first maximum",
     chance=_hit_chance,
 )
 def hit_rate(maps: Tensor, masks: Tensor) -> Tensor:
