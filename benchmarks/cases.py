@@ -28,8 +28,8 @@ TEXT = (
     "checkout of it); now is computed when this page is written (python benchmarks/cases.py, which exits with 1 where "
     "it is not right); right is worked by hand or by another implementation, as the next column says. refused: an "
     "error of one line that says what to do. The name of an error in its place, such as TypeError: nobody caught it, "
-    "and the command line called it not expected. Networks are tiny, with random weights unless one is called trained; images "
-    "are drawn. Numbers agree to 1e-6 where nothing else is said."
+    "and the command line called it not expected. Networks are tiny, with random weights unless one is "
+    "called trained; images are drawn. Numbers agree to 1e-6 where nothing else is said."
 )
 
 
