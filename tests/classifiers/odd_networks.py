@@ -150,3 +150,43 @@ class Gives(Plain):
     def forward(self, images: Tensor) -> Any:
         pooled = self.body(images).mean((2, 3))
         return self.how(self.last(pooled), pooled)
+
+
+class SoftmaxAttention(nn.Module):
+    """Attention of two heads whose shares leave a module, (B, heads, N, N): four axes, and no place among them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.qkv, self.softmax, self.out = nn.Linear(width, 3 * width), nn.Softmax(dim=-1), nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        q, k, v = self.qkv(tokens).unflatten(2, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        shares = self.softmax(q @ k.transpose(2, 3) / q.shape[-1] ** 0.5)
+        return self.out((shares @ v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class SoftmaxBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.attention, self.mlp = nn.LayerNorm(width), SoftmaxAttention(width), nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attention(self.norm(tokens))
+        return tokens + F.gelu(self.mlp(tokens))
+
+
+class SoftmaxViT(nn.Module):
+    """A Vision Transformer as tutorials write it: 4 x 4 patches, a class token, `nn.Softmax` in the attention."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        with seeded(6):
+            self.embed = nn.Conv2d(3, width, 16, stride=16)
+            self.token, self.places = nn.Parameter(torch.randn(1, 1, width)), nn.Parameter(torch.randn(1, 17, width))
+            self.blocks = nn.Sequential(*(SoftmaxBlock(width) for _ in range(3)))
+            self.last = nn.Linear(width, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.embed(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(images), -1, -1), patches], 1) + self.places
+        return self.last(self.blocks(tokens)[:, 0])  # type: ignore[no-any-return]

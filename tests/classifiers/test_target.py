@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.classifiers.odd_networks import Plain, tiny_vit
+from tests.classifiers.odd_networks import Plain, SoftmaxViT, tiny_vit
 from tests.tiny import tiny_benchmark
 from xaibench.classifiers.base import seeded
 from xaibench.classifiers.layout import Layout, changes, judge, layouts
@@ -283,3 +283,40 @@ def test_the_layer_its_layout_and_the_reason_stand_in_the_record(tmp_path: Any) 
 
     write_report([run], tmp_path / "report.html", images=0)
     assert "blocks.1, 32 x 4 x 4, tokens (B, N, C)" in (tmp_path / "report.html").read_text()
+
+
+def test_attention_from_a_module_is_no_map() -> None:
+    """Shares of attention, (B, heads, N, N), have the shape of maps; the last block's input is what is explained."""
+    network, images, targets = SoftmaxViT().eval(), probe_images(SIZE), torch.tensor([0, 1, 2])
+    classifier = wrap(network)
+    assert classifier.layer_name == "blocks.1"
+    tokens = network.embed(images).flatten(2).transpose(1, 2)
+    tokens = torch.cat([network.token.expand(3, -1, -1), tokens], 1) + network.places
+    tokens = network.blocks[:2](tokens).detach().requires_grad_(True)
+    logits = network.last(network.blocks[2](tokens)[:, 0])
+    (gradient,) = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), tokens)
+    wanted = (gradient[:, 1:].mean(1, keepdim=True) * tokens[:, 1:]).sum(2).reshape(3, 4, 4).detach()
+    explainer: Any = create("gradcam")
+    found = explainer.signed(classifier, classifier.predict(images), targets)
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_a_layer_of_one_row_is_passed_over() -> None:
+    network = Plain()
+    network.third = nn.Conv2d(8, 8, (8, 4), stride=(8, 4))
+    network.body = lambda images: network.third(Plain.body(network, images))  # type: ignore[method-assign]
+    assert network.body(probe_images(SIZE)).shape[2:] == (1, 2)
+    assert wrap(network, copy=False).layer_name == "second"
+
+
+def test_the_doctor_says_that_heads_and_tokens_are_no_map() -> None:
+    classifier = wrap(tiny_vit(qk_norm=True), layer="blocks.2.attn.k_norm", layout="channels_first")
+    faults = errors(diagnose(classifier, {}, probe_images(SIZE)))
+    assert "the places of the target layer (blocks.2.attn.k_norm" in faults[0].what
+
+
+@pytest.mark.xfail(raises=ValueError, reason="find_target looks a named layer up among those that change their input")
+def test_a_layer_that_passes_its_input_on_can_be_named() -> None:
+    classifier = wrap(tiny_vit(), layer="norm_pre")
+    assert classifier.target is not None
+    assert str(classifier.target.layout) == "tokens (B, N, C), 1 before the grid"

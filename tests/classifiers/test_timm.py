@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import timm
 import torch
+from timm.models.densenet import DenseNet
 from torch import nn
 
 from xaibench.classifiers.base import Normalize, count_macs
@@ -152,3 +154,23 @@ def test_a_network_may_see_images_at_another_side() -> None:
 def test_an_absurd_side_is_refused(resize: Any) -> None:
     with pytest.raises(UsageError, match="resize"):
         TimmClassifier(["a", "b"], 64, model="resnet10t", weights="random", resize=resize)
+
+
+class LargestOfMaps(DenseNet):
+    """Its forward is none of timm's parts: the largest value of each map."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.forward_features(x).amax((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_registered_model_with_a_forward_of_its_own_is_run_as_it_is(images: torch.Tensor) -> None:
+    def largest_of_maps_tested(pretrained: bool = False, num_classes: int = 4, **_: Any) -> LargestOfMaps:
+        return LargestOfMaps(growth_rate=8, block_config=(2, 2), num_classes=num_classes)
+
+    timm.models.register_model(largest_of_maps_tested)
+    classifier = build("largest_of_maps_tested")
+    with torch.no_grad():
+        wanted = classifier.model(classifier.normalize(images))
+        torch.testing.assert_close(classifier.predict(images).logits, wanted)
+        torch.testing.assert_close(classifier.head(classifier.features(images), images), wanted)
+        assert not torch.allclose(wanted, classifier.model.forward_head(classifier.features(images)))

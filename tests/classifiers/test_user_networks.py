@@ -163,6 +163,11 @@ def test_one_logit_says_what_it_needs(options: dict[str, Any], reason: str) -> N
         wrap(OneLogit(), classes=("healthy", "ill"), **options)
 
 
+def test_one_column_is_not_two_classes() -> None:
+    with pytest.raises(UsageError, match=r"outputs = \[1, 1\] names one output for two classes"):
+        wrap(Plain(), classes=("healthy", "ill"), outputs=[1, 1])
+
+
 def test_one_logit_of_exclusive_classes_is_no_multilabel() -> None:
     benchmark = tiny_benchmark(classes=["No Finding", "Effusion"], task="multilabel", metrics=[{"name": "roc_auc"}])
     with pytest.raises(UsageError, match='the task is "multilabel": name one class alone'):
