@@ -315,7 +315,6 @@ def test_the_doctor_says_that_heads_and_tokens_are_no_map() -> None:
     assert "the places of the target layer (blocks.2.attn.k_norm" in faults[0].what
 
 
-@pytest.mark.xfail(raises=ValueError, reason="find_target looks a named layer up among those that change their input")
 def test_a_layer_that_passes_its_input_on_can_be_named() -> None:
     classifier = wrap(tiny_vit(), layer="norm_pre")
     assert classifier.target is not None

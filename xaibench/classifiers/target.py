@@ -172,8 +172,9 @@ class _Search:
     def _verdicts_of(self, output: Output) -> Mapping[Layout, Verdict]:
         """Judge the layouts of an output, and those of some before it in the same pass."""
         if output.name not in self._judged:
-            start = self.spatial.index(output)
-            window = self.spatial[start : start + _WINDOW]
+            among = self.spatial if output in self.spatial else [output]  # one that was named may pass its input on
+            start = among.index(output)
+            window = among[start : start + _WINDOW]
             self._judged |= _judged(self.module, self.run, self.images, window, self.kind)
         return self._judged[output.name]
 
