@@ -74,15 +74,24 @@ def alike(found: Tensor, wanted: Tensor, tolerance: float = TOLERANCE) -> bool:
 
 
 def splits_well(classifier: Classifier, images: Tensor) -> bool:
-    """Tell whether ``head(features(images), images)`` is the network itself, on images (N, 3, H, W)."""
+    """Tell whether body and head, and `predict`, are the network itself, on images (N, 3, H, W)."""
+    return _parts(classifier, images)[0]
+
+
+def _parts(classifier: Classifier, images: Tensor) -> tuple[bool, Tensor]:
+    """Return whether the parts give the network's logits, and the logits of `predict`."""
     wanted = classifier.own_forward(images)
+    prediction = classifier.predict(images)
     if not wanted.isfinite().all():
-        return True  # a fault of the network, which is told in the run
-    features = classifier.features(images)
+        return True, prediction.logits  # a fault of the network, which is told in the run
     tolerance = tolerance_of(classifier)
-    return alike(classifier.head(features, images), wanted, tolerance) and alike(
-        classifier.predict(images).logits, wanted, tolerance
+    first = images[:1]
+    same = (
+        alike(prediction.logits, wanted, tolerance)
+        and alike(classifier.head(prediction.features, images), wanted, tolerance)
+        and alike(classifier.head(classifier.features(first), first), wanted[:1], tolerance)
     )
+    return same, prediction.logits
 
 
 def tolerance_of(classifier: nn.Module) -> float:
@@ -91,12 +100,13 @@ def tolerance_of(classifier: nn.Module) -> float:
     return HALF if kinds & {torch.float16, torch.bfloat16} else TOLERANCE
 
 
-def check_network(classifier: Classifier, what: str) -> None:
+def check_network(classifier: Classifier, what: str, together: Tensor | None = None) -> None:
     """Return if a classifier's logits of an image depend on that image alone.
 
     Args:
         classifier: in eval mode.
         what: its name, for messages.
+        together: the logits of the probe images, where they are known.
 
     Raises:
         UsageError: they change with the other images of the batch, or from one time to the next.
@@ -104,39 +114,42 @@ def check_network(classifier: Classifier, what: str) -> None:
     images = probe_images(classifier.input_size).to(classifier.device)
     tolerance = tolerance_of(classifier)
     with torch.no_grad():
-        together = classifier(images)
+        together = classifier(images) if together is None else together
         if not together.isfinite().all():
             return  # a fault of the network, which is told in the run
+        alone = torch.cat([classifier(image) for image in torch.split(images, 1)])
+        if alike(alone, together, tolerance):
+            return
         if not alike(classifier(images), together, tolerance):
             raise UsageError(
                 f"{what} gives other logits for the same images the next time, in eval mode too: take out what is "
                 "random, such as a dropout that is always on"
             )
-        alone = torch.cat([classifier(image) for image in torch.split(images, 1)])
-    if not alike(alone, together, tolerance):
-        norms = [
-            name
-            for name, layer in classifier.named_modules()
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.training or layer.running_mean is None)
-        ]
-        where = f" (batch norm {norms[0]} has no running statistics)" if norms else ""
-        raise UsageError(
-            f"{what}'s logits for an image depend on the other images of its batch{where}, so that no score would be "
-            "its own: give its norms running statistics, or use group norm"
-        )
+    norms = [
+        name
+        for name, layer in classifier.named_modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and (layer.training or layer.running_mean is None)
+    ]
+    where = f" (batch norm {norms[0]} has no running statistics)" if norms else ""
+    raise UsageError(
+        f"{what}'s logits for an image depend on the other images of its batch{where}, so that no score would be "
+        "its own: give its norms running statistics, or use group norm"
+    )
 
 
 def check_parts(classifier: Classifier, what: str) -> None:
-    """Return if a classifier's body and head are its network.
+    """Return if a classifier's body and head are its network, and its logits of an image depend on that image alone.
 
     Raises:
-        UsageError: they are not.
+        UsageError: they are not, or do not.
     """
     images = probe_images(classifier.input_size).to(classifier.device)
     with torch.no_grad():
-        if splits_well(classifier, images):
-            return
-    raise UsageError(
-        f"{what}: head(features(images), images) gives other logits than the network itself, so that what is explained "
-        "would not be what is scored: put all before the explained layer into features() and all after it into head()"
-    )
+        same, together = _parts(classifier, images)
+    check_network(classifier, what, together if same else None)
+    if not same:
+        raise UsageError(
+            f"{what}: head(features(images), images) gives other logits than the network itself, so that what is "
+            "explained would not be what is scored: put all before the explained layer into features() and all after "
+            "it into head()"
+        )

@@ -16,7 +16,7 @@ from xaibench.benchmark import Benchmark, ClassifierSpec, Recipe, override
 from xaibench.classifiers.base import Classifier, Weights, hash_tensors
 from xaibench.classifiers.copies import deepcopied
 from xaibench.classifiers.module import ModuleClassifier
-from xaibench.classifiers.probe import check_network, check_parts
+from xaibench.classifiers.probe import check_parts
 from xaibench.classifiers.state import State
 from xaibench.datasets.base import Splits
 from xaibench.errors import (
@@ -163,7 +163,6 @@ def check_logits(classifier: Classifier, name: str) -> None:
     try:
         classifier.eval()
         with restored_settings() as changed:
-            check_network(classifier, name)
             check_parts(classifier, name)
         if changed:
             raise UsageError(
