@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -25,11 +26,13 @@ from tests.classifiers.odd_networks import (
 from tests.tiny import tiny_benchmark
 from xaibench.classifiers.base import Classifier, hash_tensors
 from xaibench.classifiers.module import ModuleClassifier
-from xaibench.classifiers.probe import probe_images
+from xaibench.classifiers.nin import NIN
+from xaibench.classifiers.probe import check_network, check_parts, probe_images
 from xaibench.errors import UsageError
 from xaibench.explainers import create
 from xaibench.harness.evaluate import evaluate
 from xaibench.metrics._randomized import randomized
+from xaibench.types import Prediction
 
 CLASSES = ("No Finding", "Cardiomegaly", "Pneumothorax", "Effusion")
 SIZE = 64
@@ -305,3 +308,51 @@ def test_pooled_after_a_function_stays_what_it_was(images: Tensor) -> None:
     with torch.no_grad():
         second = network.second(F.relu(network.first(images)))
     torch.testing.assert_close(classifier.features(images), second)
+
+
+class Ways(NIN):
+    """A classifier whose logits differ by the way they are asked for."""
+
+    odd = ""
+
+    def features(self, images: Tensor) -> Tensor:
+        found = super().features(images)
+        return found - found.mean(0) if self.odd == "features of a batch" and len(images) > 1 else found
+
+    def predict(self, images: Tensor, ids: Sequence[str] = ()) -> Prediction:
+        features = super().features(images)
+        if self.odd == "features of predict":
+            return Prediction(self.ids_of(images, ids), images, self.head(features, images), 0 * features)
+        return Prediction(self.ids_of(images, ids), images, self.head(features, images), features)
+
+    def own_forward(self, images: Tensor) -> Tensor:
+        logits = self.head(super().features(images), images)
+        return logits * float("nan") if self.odd == "NaN of its own" else logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.head(super().features(images), images)
+        return logits - logits.mean(0) if self.odd == "forward of a batch" and len(images) > 1 else logits
+
+
+@pytest.mark.parametrize(
+    "odd", ["", "features of a batch", "features of predict", "NaN of its own", "forward of a batch"]
+)
+def test_every_way_through_a_classifier_is_tried(odd: str) -> None:
+    classifier = Ways(("a", "b"), 64, weights="random").eval()
+    classifier.odd = odd
+    if not odd:
+        check_parts(classifier, "Ways")
+        return
+    with pytest.raises(UsageError, match="Ways"):
+        check_parts(classifier, "Ways")
+
+
+def test_a_batch_that_is_drawn_at_random_is_found_when_it_comes_out_right_once() -> None:
+    """The first batch comes out as the images alone do, the second does not."""
+    classifier = Ways(("a", "b"), 64, weights="random").eval()
+    batches = iter([0.0, 1.0])
+    classifier.forward = lambda images: (  # type: ignore[method-assign]
+        Ways.forward(classifier, images) + (next(batches) if len(images) > 1 else 0.0)
+    )
+    with pytest.raises(UsageError, match="other logits for the same images the next time"):
+        check_network(classifier, "Ways")
