@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from xaibench import registry
 from xaibench.benchmark import (
+    SCORING,
     Benchmark,
     ClassifierSpec,
     LocalizationSpec,
@@ -23,6 +26,7 @@ from xaibench.benchmark import (
     read_benchmark,
 )
 from xaibench.errors import BenchmarkError
+from xaibench.metrics import metric
 from xaibench.types import Frame
 
 FILES = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.toml"))
@@ -138,7 +142,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, 
 
 
 def numbers() -> list[tuple[Any, ...]]:
-    full = json.loads(read_benchmark(PHANTOM).model_dump_json())
+    full = json.loads(read_benchmark(PHANTOM).model_dump_json(exclude={"scoring"}))
     return [path for path, value in leaves(full) if isinstance(value, int | float) and not isinstance(value, bool)]
 
 
@@ -311,3 +315,58 @@ def test_defaults_are_part_of_every_hash() -> None:
         "resamples": 2000,
         "seed": 0,
     }
+
+
+def test_hash_sees_by_which_rules_and_definitions_scores_are_made(tmp_path: Path) -> None:
+    benchmark = read_benchmark(PHANTOM)
+    table = json.loads(benchmark.model_dump_json())
+    assert table["scoring"] == SCORING
+    old = Benchmark.model_validate(table | {"scoring": 1})
+    assert old.hash != benchmark.hash
+    metrics = [spec | {"version": None} for spec in table["metrics"]]
+    plain = Benchmark.model_validate(table | {"metrics": metrics, "scoring": 1})
+    assert digest(table_of(plain)) == plain.hash  # what earlier versions took the hash of
+    with pytest.raises(BenchmarkError, match="scoring = 1: this version of xaibench scores by 2"):
+        old.pinned()
+
+
+def table_of(benchmark: Benchmark) -> dict[str, Any]:
+    found: dict[str, Any] = benchmark.model_dump(
+        mode="json", exclude={"title", "description", "scoring"}, exclude_defaults=True
+    )
+    return found
+
+
+def test_the_version_of_a_metric_is_pinned_and_enters_the_hash(tmp_path: Path) -> None:
+    @metric(
+        "shifting", category="localization", direction="higher", range=(0, 1), reference="none", title="t", version=3
+    )
+    def shifting(maps: Any, masks: Any) -> Any:
+        """Nothing."""
+
+    text = 'name = "roc_auc"'
+    registry.register("metrics", "shifting", shifting)
+    try:
+        read = read_benchmark(write(tmp_path, text, 'name = "shifting"'))
+        assert [spec.version for spec in read.metrics if spec.name == "shifting"] == [3]
+        assert read_benchmark(write(tmp_path, text, 'name = "shifting"\nversion = 3')).hash == read.hash
+        with pytest.raises(
+            BenchmarkError, match=r"metrics.shifting.version = 2, installed is version 3: leave the key"
+        ):
+            read_benchmark(write(tmp_path, text, 'name = "shifting"\nversion = 2'))
+        registry.unregister("metrics", "shifting")
+        registry.register("metrics", "shifting", replace(shifting, version=1))
+        assert read_benchmark(write(tmp_path, text, 'name = "shifting"')).hash != read.hash
+    finally:
+        registry.unregister("metrics", "shifting")
+    unknown = read_benchmark(write(tmp_path, text, 'name = "not_installed"'))
+    assert [spec.version for spec in unknown.metrics if spec.name == "not_installed"] == [None]
+
+
+def test_the_primary_metric_is_one_of_the_benchmarks(tmp_path: Path) -> None:
+    assert (
+        read_benchmark(write(tmp_path, "input_size = 64", 'input_size = 64\nprimary = "pointing_game"')).primary
+        == "pointing_game"
+    )
+    with pytest.raises(BenchmarkError, match=r"primary = 'pointing_gam' is not among its metrics. Did you mean"):
+        read_benchmark(write(tmp_path, "input_size = 64", 'input_size = 64\nprimary = "pointing_gam"'))

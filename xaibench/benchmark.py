@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from xaibench.errors import BenchmarkError, did_you_mean, first_line
+from xaibench.errors import BenchmarkError, PluginError, did_you_mean, first_line
 from xaibench.limits import read_toml
 from xaibench.types import Frame
 
+SCORING = 2
+"""How scores are made of maps, for all metrics at once. 1: undefined maps were left out of headline values."""
 RESERVED = frozenset({"macro"})
 """Names that a class can't have."""
 
@@ -72,6 +74,8 @@ class MetricSpec(_Spec):
 
     name: str
     parameters: Mapping[str, Any] = Field(default_factory=dict)
+    version: Annotated[int, Field(ge=1)] | None = None
+    """Of the metric's definition, see `xaibench.metrics.base.Metric.version`; None: the one that is installed."""
 
 
 class LocalizationSpec(_Spec):
@@ -117,7 +121,11 @@ class Benchmark(_Spec):
     """By registered name; the entry ``default`` serves every other classifier."""
     localization: LocalizationSpec = LocalizationSpec()
     metrics: tuple[MetricSpec, ...]
+    primary: str | None = None
+    """The metric whose pairs of explainers are tested; the others are exploratory."""
     statistics: StatisticsSpec = StatisticsSpec()
+    scoring: Annotated[int, Field(ge=1, le=SCORING)] = SCORING
+    """Which rules make scores of maps; older ones only in runs of older versions."""
 
     @field_validator("name")
     @classmethod
@@ -154,15 +162,24 @@ class Benchmark(_Spec):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"metrics named twice: {', '.join(twice)}")
+        if self.primary is not None and self.primary not in names:
+            raise ValueError(
+                f"primary = {self.primary!r} is not among its metrics. {did_you_mean(self.primary, names)}"
+            )
         return self
 
     @property
     def hash(self) -> str:
         """sha256 of everything that decides a number (not of title and description).
 
-        What stands at its default stays out, so that a key added later changes no hash.
+        What stands at its default stays out, so that a key added later changes no hash; so does a metric's version 1.
         """
-        return digest(self.model_dump(mode="json", exclude={"title", "description"}, exclude_defaults=True))
+        table = self.model_dump(mode="json", exclude={"title", "description", "scoring"}, exclude_defaults=True)
+        table["metrics"] = [
+            {key: value for key, value in metric.items() if (key, value) != ("version", 1)}
+            for metric in table["metrics"]
+        ]
+        return digest(table if self.scoring == 1 else {**table, "scoring": self.scoring})
 
     @property
     def frame(self) -> Frame | None:
@@ -179,6 +196,20 @@ class Benchmark(_Spec):
         """The frame of a report's maps: that of the scores, unless each has its own."""
         return self.frame or Frame.square(self.input_size)
 
+    def pinned(self) -> Benchmark:
+        """Return the benchmark with the installed version of each metric's definition, which its hash then covers.
+
+        A metric that is not installed stays as it is.
+
+        Raises:
+            BenchmarkError: another version than the installed one is asked for.
+        """
+        if self.scoring != SCORING:
+            raise BenchmarkError(
+                f"scoring = {self.scoring}: this version of xaibench scores by {SCORING}: leave the key out"
+            )
+        return self.model_copy(update={"metrics": tuple(map(_pinned, self.metrics))})
+
     def classifier(self, name: str) -> ClassifierSpec:
         """Return the options and recipe of a classifier: its own, else the benchmark's ``default``.
 
@@ -192,6 +223,21 @@ class Benchmark(_Spec):
             f"benchmark {self.name!r} has no recipe for {name!r}, only for {', '.join(sorted(self.classifiers))}: "
             f"add [classifiers.{name}] or [classifiers.default] to a copy of its TOML"
         )
+
+
+def _pinned(spec: MetricSpec) -> MetricSpec:
+    from xaibench import registry
+
+    try:
+        version = registry.get("metrics", spec.name).load().version
+    except PluginError:
+        return spec
+    if spec.version not in (None, version):
+        raise BenchmarkError(
+            f"metrics.{spec.name}.version = {spec.version}, installed is version {version}: leave the key out, or "
+            "install the package that has the version asked for"
+        )
+    return spec.model_copy(update={"version": version})
 
 
 def digest(value: Any) -> str:
@@ -216,9 +262,7 @@ def load_benchmark(name: str | Path) -> Benchmark:
     from xaibench import registry
 
     found = registry.get("benchmarks", name).load()
-    if isinstance(found, Benchmark):
-        return found
-    return read_benchmark(Path(found))
+    return found.pinned() if isinstance(found, Benchmark) else read_benchmark(Path(found))
 
 
 def read_benchmark(path: Path) -> Benchmark:
@@ -230,9 +274,11 @@ def read_benchmark(path: Path) -> Benchmark:
     except (OSError, ValueError) as error:
         raise BenchmarkError(f"can't read {path}: {first_line(error)}") from error
     try:
-        return Benchmark.model_validate(table)
+        return Benchmark.model_validate(table).pinned()
     except ValidationError as error:
         raise BenchmarkError(f"{path}: {_first(error)}") from error
+    except BenchmarkError as error:
+        raise BenchmarkError(f"{path}: {error}") from error
 
 
 def override(spec: ClassifierSpec, options: Mapping[str, Any], recipe: Mapping[str, Any]) -> ClassifierSpec:

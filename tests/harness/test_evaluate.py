@@ -102,10 +102,11 @@ def test_a_map_that_knows_the_answer_is_perfect_and_its_opposite_scores_nothing(
     assert one(run, "answer", "hit_rate", name).low < 1  # all hits: Wilson, never a width of zero
 
 
-def test_a_constant_map_is_counted_and_scores_nothing(run: Run) -> None:
+def test_a_constant_map_is_counted_and_scores_chance(run: Run) -> None:
     score = one(run, "flat", "hit_rate", "macro")
-    assert (score.value, score.nan, score.constant, score.n) == (None, 21, 21, 21)
-    assert (score.low, score.high) == (0, 1)
+    assert (score.defined, score.nan, score.constant, score.n) == (None, 21, 21, 21)
+    assert score.value == pytest.approx(score.chance, abs=1e-12)
+    assert score.corrected == pytest.approx(0, abs=1e-12)
 
 
 def test_chance_of_a_hit_is_the_mean_area(run: Run) -> None:
@@ -155,8 +156,9 @@ def test_per_image_scores_make_the_means(run: Run) -> None:
             rows = table[(table.explainer == explainer) & (table["class"] == name) & (table.metric == "energy")]
             score = one(run, explainer, "energy", name)
             assert (len(rows), int(rows.value.isna().sum())) == (score.n, score.nan) == (7, score.nan)
+            assert score.value == pytest.approx(rows.value.fillna(rows.chance).mean())
             if score.nan < score.n:
-                assert score.value == pytest.approx(rows.value.mean())
+                assert score.defined == pytest.approx(rows.value.mean())
 
 
 def _key(score: Score) -> tuple[str | None, str, str]:

@@ -25,6 +25,7 @@ from xaibench.harness.kept import Kept, Pairs, masks_hash, regions_hash
 from xaibench.harness.records import MapMetric, Offer, Part, Picture, Plain, most_columns_first, side_by_side
 from xaibench.harness.scoring import ExplainerFailedError, Maps, Scores
 from xaibench.metrics._ops import sharing
+from xaibench.registry import one_line
 from xaibench.types import Batch, BoolArray, Frame, Prediction, Region
 
 Running = Callable[[str, int, int, float], None]
@@ -156,7 +157,8 @@ class BatchWork:
     def _run(self) -> Part:
         logits = self._logits()
         self.meanwhile()
-        part = Part(logits, np.array(self.pairs, dtype=np.int64).reshape(-1, 2), self._chance())
+        part = Part(logits, np.array(self.pairs, dtype=np.int64).reshape(-1, 2), np.empty((0, 0)))
+        part.chance = self._chance(part)
         part.seconds["forward"] += self._forward_seconds
         names = [name for name in self.work.explainers if name not in self._failed]
         for name, following in zip(names, [*names[1:], None], strict=True):
@@ -286,8 +288,8 @@ class BatchWork:
             self.at.keep_logits(logits, self._forward_seconds)
         return logits
 
-    def _chance(self) -> npt.NDArray[np.float64]:
-        """Return the levels of chance (p, columns); NaN where none is declared, or none can be computed."""
+    def _chance(self, part: Part) -> npt.NDArray[np.float64]:
+        """Return the levels of chance (p, columns), NaN where there are none; say in `part` which failed."""
         if not self.pairs:
             return np.empty((0, len(self.work.columns)))
         found = self.at.scores(None, self.pairs, self.where) if self.at else None
@@ -299,7 +301,8 @@ class BatchWork:
             if key is None or (block := known.get(key)) is None:
                 try:
                     block = self._chance_of(metric)
-                except PLUGIN_ERRORS:  # its scores fail for the same reason, and say it
+                except PLUGIN_ERRORS as error:  # one metric's fault must not cost the others' work
+                    part.chance_failed.setdefault(metric.metric.name, one_line(error))
                     block, key = metric.undefined(len(self.pairs)), None
                 if key is not None:
                     known[key], new = block, True

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic_core import to_jsonable_python
 from torch import nn
 
 import xaibench
@@ -46,6 +47,7 @@ from xaibench.harness.sheets import ContactSheets
 from xaibench.harness.store import Store
 from xaibench.harness.summary import summarize
 from xaibench.harness.tables import image_tables, prediction_table
+from xaibench.metrics.base import Metric
 from xaibench.progress import Progress
 from xaibench.torch_settings import restored_settings
 from xaibench.training.checkpoint import Checkpoint
@@ -126,7 +128,7 @@ def evaluate(
     if isinstance(metrics, str) or (metrics is not None and not metrics):
         raise UsageError('metrics: give a list of at least one name, category or wildcard, such as ["localization"]')
     protocol = benchmark if isinstance(benchmark, Benchmark) else load_benchmark(benchmark)
-    protocol, left_out = (protocol, []) if metrics is None else select_metrics(protocol, metrics)
+    protocol, left_out = (protocol.pinned(), []) if metrics is None else select_metrics(protocol, metrics)
     with restored_settings() as changed:  # by plugins and users' files, when they are imported or make something
         spec = spec_of(classifier, protocol, options or {}, recipe or {})
         classification, localization = load_metrics(protocol)
@@ -184,6 +186,7 @@ def evaluate(
         *_store_notes(shelf),
     ]
     record = _record(model, spec, weights, splits, records, time.perf_counter() - began, together)
+    record["metrics"] = _metric_record(protocol, [*classification, *(one.metric for one in localization)])
     record |= {"layer": examined["layer"], "memory_format": examined["memory_format"], **ran}
     name = f"{protocol.name}-{classifier.replace(':', '-').replace('/', '-')}"
     parts: list[Any] = [protocol.hash, record["weights"], list(asked), list(baselines), record["data"]]
@@ -205,6 +208,16 @@ def evaluate(
             sheets.write(run, shelf)
         save_run(run, image_tables(splits.test, records), prediction_table(splits.test, records))  # last: it is whole
     return run
+
+
+def _metric_record(protocol: Benchmark, metrics: Sequence[Metric]) -> dict[str, Any]:
+    """Return name to version and effective parameters, defaults among them."""
+    given = {spec.name: spec.parameters for spec in protocol.metrics}
+    found = {
+        metric.name: {"version": metric.version, "parameters": {**metric.parameters, **given[metric.name]}}
+        for metric in metrics
+    }
+    return dict(to_jsonable_python(found))
 
 
 def _opened(engine: str | Engine, device: str) -> AbstractContextManager[Engine]:
@@ -316,6 +329,9 @@ def _failure_notes(records: Records) -> list[str]:
             everywhere = len(explainers) == len(records.values)
             where = "" if everywhere else f" on {', '.join(explainers)}"
             notes.append(f"metric {metric} was given up{where}: {reason}")
+    for metric, reason in records.chance_failed.items():
+        if set(records.given_up.get(metric, {})) < set(records.values):  # else its scores say it
+            notes.append(f"metric {metric} has no chance level, and undefined maps are left out of it: {reason}")
     return notes
 
 

@@ -64,6 +64,12 @@ class Result(BaseModel):
     boxed_in_training: int | None = None
     scores: tuple[Score, ...] = Field(min_length=1)
 
+    @field_validator("benchmark", mode="before")
+    @classmethod
+    def _scored(cls, table: Any) -> Any:
+        """Earlier versions did not write by which rules they scored."""
+        return {"scoring": 1, **table} if isinstance(table, Mapping) else table
+
     @field_validator("format")
     @classmethod
     def _known(cls, number: int) -> int:

@@ -25,12 +25,14 @@ class PooledColumn:
     Args:
         name: such as ``iou_best@oracle``.
         values, chance: by class, as in `Pooling.targets`.
+        defined_values: of the pairs with a defined map alone.
         intervals: by class, and of their mean.
         thresholds: by class, the chosen share of the map's range for each criterion; None where none is chosen.
     """
 
     name: str
     values: list[float]
+    defined_values: list[float]
     chance: list[float]
     intervals: Intervals
     thresholds: list[list[float]] | None
@@ -99,7 +101,7 @@ class Pooling:
         values = statistic(np.ones((1, len(images))))[0]
         intervals = statistic_intervals(statistic, drawn, patients=patients, **options)
         chance = [float(self._noise(target, at)) for target in self.targets]
-        return PooledColumn(name, values.tolist(), chance, intervals, self._thresholds(chosen))
+        return PooledColumn(name, values.tolist(), values.tolist(), chance, intervals, self._thresholds(chosen))
 
     def _noise(self, target: int, at: Choices | None) -> float:
         noise = self.noise[self.all_rows[target]]

@@ -81,6 +81,7 @@ class Records:
         chance: (P, M).
         constant: explainer to (P,) bool, its map is constant.
         failed: explainer to the reason why it was given up.
+        chance_failed: metric to the reason why it has no chance level.
         given_up: metric to explainer to the reason why its columns are NaN there.
         seconds: "forward", each explainer's time, "metric:NAME" each metric's, and "metrics" for all of them.
         faults: explainer to what it did wrong without being given up, each with the remedy.
@@ -94,6 +95,7 @@ class Records:
     chance: npt.NDArray[np.float64]
     constant: dict[str, npt.NDArray[np.bool_]]
     failed: dict[str, str] = field(default_factory=dict)
+    chance_failed: dict[str, str] = field(default_factory=dict)
     given_up: dict[str, dict[str, str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=dict)
@@ -165,7 +167,7 @@ class Part:
         logits: (n, K).
         pairs: (p, 2) row of the image in the split, and class index.
         chance, values, constant, seconds: as in `Records`, of these images.
-        failed, given_up: as in `Records`.
+        failed, chance_failed, given_up: as in `Records`.
         undefined, explained: explainer to how many of its maps are not finite, and to how many there are.
         left: explainer to what it left on the classifier.
         offers: explainer to its maps of pairs that the sheet wants.
@@ -179,6 +181,7 @@ class Part:
     values: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
     constant: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    chance_failed: dict[str, str] = field(default_factory=dict)
     given_up: dict[str, dict[str, str]] = field(default_factory=_dict_of_dicts)
     seconds: dict[str, float] = field(default_factory=_dict_of_floats)
     undefined: dict[str, int] = field(default_factory=dict)
@@ -196,10 +199,12 @@ def join(parts: Sequence[Part], metrics: Sequence[MapMetric], names: Sequence[st
     """
     columns = [name for metric in metrics for name in metric.names()]
     failed: dict[str, str] = {}
+    chance_failed: dict[str, str] = {}
     given_up: dict[str, dict[str, str]] = defaultdict(dict)
     seconds: dict[str, float] = defaultdict(float)
     for part in parts:
         failed = part.failed | failed
+        chance_failed = part.chance_failed | chance_failed
         for given, reasons in part.given_up.items():
             given_up[given] = reasons | given_up[given]
         for name, spent in part.seconds.items():
@@ -216,6 +221,7 @@ def join(parts: Sequence[Part], metrics: Sequence[MapMetric], names: Sequence[st
         chance=np.concatenate([np.empty((0, width)), *(part.chance for part in parts)]),
         constant={name: _stack([p.constant.get(name) for p in parts], np.empty(0, dtype=bool)) for name in done},
         failed=failed,
+        chance_failed=chance_failed,
         given_up={name: dict(reasons) for name, reasons in given_up.items() if reasons},
         seconds=dict(seconds),
         faults=_faults(parts),
@@ -223,6 +229,8 @@ def join(parts: Sequence[Part], metrics: Sequence[MapMetric], names: Sequence[st
     start = 0
     for metric in metrics:
         end = start + len(metric.names())
+        if metric.metric.name in chance_failed:
+            records.chance[:, start:end] = np.nan
         for explainer in given_up[metric.metric.name]:
             if explainer in records.values:
                 records.values[explainer][:, start:end] = np.nan
@@ -261,7 +269,7 @@ def _faults(parts: Sequence[Part]) -> dict[str, list[str]]:
     for name, count in undefined.items():
         if count:
             found[name].append(
-                f"{count} of {explained[name]} maps hold NaN or infinity and count as undefined: guard its divisions "
+                f"{count} of {explained[name]} maps hold NaN or infinity and count as chance: guard its divisions "
                 "and roots"
             )
     return dict(found)

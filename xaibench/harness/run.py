@@ -50,13 +50,17 @@ class Score:
     """Images, or (image, class) pairs, that went in, undefined ones among them."""
     patients: int
     nan: int
-    """Pairs on which the metric is undefined; they are left out of the mean."""
+    """Pairs on which the metric is undefined; what they count as: see `defined`."""
     constant: int = 0
     """Pairs whose map is constant (all-zero ones too)."""
     interval: str = "percentile"
     """How the interval was made."""
     corrected: float | None = None
     """The value on the scale where chance is 0 and the metric's best value 1; see `chance_corrected`."""
+    defined: float | None = None
+    """The mean over the pairs with a defined score alone; `value` counts the others as `Metric.counted` says."""
+    classes: int = 1
+    """Classes that a macro value averages: those that have one."""
     thresholds: tuple[float, ...] = ()
     """Of a metric that chooses them for the class: shares of the map's range, one for each of its criteria."""
 
@@ -181,8 +185,9 @@ class Run:
             record = dict(table["run"])
             for known in ("directory", "benchmark_hash"):
                 record.pop(known)
+            protocol = {"scoring": 1, **record.pop("benchmark")}  # which earlier versions did not write
             return cls(
-                benchmark=Benchmark.model_validate(record.pop("benchmark")),
+                benchmark=Benchmark.model_validate(protocol),
                 classifier=_text(record.pop("classifier")),
                 explainers=tuple(map(_text, record.pop("explainers"))),
                 baselines=tuple(map(_text, record.pop("baselines"))),

@@ -45,7 +45,8 @@ def select_metrics(benchmark: Benchmark, asked: Sequence[str]) -> tuple[Benchmar
         if text == ALL:
             notes = [f"metric {name} left out: {error}" for name, error in broken.items()]
     table = benchmark.model_dump() | {"metrics": [spec.model_dump() for spec in chosen.values()]}
-    return Benchmark.model_validate(table), notes
+    table["primary"] = benchmark.primary if benchmark.primary in chosen else None
+    return Benchmark.model_validate(table).pinned(), notes
 
 
 def _registered() -> tuple[dict[str, Metric], dict[str, PluginError]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -47,24 +47,25 @@ def summarize(
     found: list[Score] = []
     for metric in classification:
         found += _classification(classifier, metric, scores, split, options)
-    bounds = {name: spec.metric.range for spec in localization for name in spec.names()}
+    of = {name: spec for spec in localization for name in spec.names()}
     tuned = tuned_choices(localization, validation)
     pooled = {spec.names()[0]: spec for spec in localization if spec.metric.pool is not None}
     for explainer, values in records.values.items():
         pairs = _Pairs(split, records, records.constant[explainer])
         plain = [column for column, name in enumerate(records.columns) if "#" not in name] if pairs.present else []
-        tables = [pairs.table(values[:, column]) for column in plain]
-        limits = [bounds[records.columns[column]] for column in plain]
+        counted = {column: _counted(records, explainer, column, of[records.columns[column]]) for column in plain}
+        tables = [pairs.table(counted[column]) for column in plain]
+        limits = [of[records.columns[column]].metric.range for column in plain]
         intervals = dict(zip(plain, mean_intervals_of(tables, limits, **options), strict=True))
         for column, name in enumerate(records.columns):
             if (spec_pooled := pooled.get(name)) is not None:
                 pooling = Pooling(spec_pooled, records, explainer)
                 choices = tuned.get(explainer, {}).get(spec_pooled.metric.name)
-                for result in pooling.columns(choices, bounds=bounds[name], **options):
+                for result in pooling.columns(choices, bounds=spec_pooled.metric.range, **options):
                     found += pairs.pooled(classifier, explainer, result, pooling.defined)
             if column in intervals:
-                chance = records.chance[:, column]
-                found += pairs.scores(classifier, explainer, name, values[:, column], chance, intervals[column])
+                shown = _Shown(values[:, column], counted[column], records.chance[:, column])
+                found += pairs.scores(classifier, explainer, name, shown, intervals[column])
     metrics = {metric.name: metric for metric in (*classification, *(spec.metric for spec in localization))}
     return [_corrected(score, metrics[score.metric.partition("@")[0]]) for score in found]
 
@@ -86,7 +87,26 @@ def _classification(
     chance = metric.chance if isinstance(metric.chance, float) else None
     for name, value, interval in _with_macro(split.classes, values, intervals):
         undefined = 0 if np.isfinite(value) else len(split)
-        yield _score(classifier, None, metric.name, name, value, interval, chance, len(split), patients, undefined, 0)
+        score = _score(classifier, None, metric.name, name, value, interval, chance, len(split), patients, undefined)
+        yield replace(score, classes=int(np.isfinite(values).sum())) if name == MACRO else score
+
+
+def _counted(records: Records, explainer: str, column: int, spec: MapMetric) -> Array:
+    """Return the scores (P,) of a column as the headline counts them; those of a metric that failed stay undefined."""
+    values = records.values[explainer][:, column]
+    if explainer in records.given_up.get(spec.metric.name, {}):
+        return values
+    counted: Array = spec.metric.counted(values, records.chance[:, column])
+    return counted
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """One metric's scores of an explainer's pairs, (P,) each: as they are, as they count, and what chance gets."""
+
+    values: Array
+    counted: Array
+    chance: Array
 
 
 class _Pairs:
@@ -110,12 +130,19 @@ class _Pairs:
         return table
 
     def scores(
-        self, classifier: str, explainer: str, metric: str, values: Array, chance: Array, intervals: Intervals
+        self, classifier: str, explainer: str, metric: str, shown: _Shown, intervals: Intervals
     ) -> Iterator[Score]:
-        """Yield one metric's score for each class that has regions, then the mean over those classes."""
-        means = [_mean(values[self.targets == target]) for target in self.present]
-        levels = [_mean(chance[self.targets == target]) for target in self.present]
-        yield from self._rows(classifier, explainer, metric, means, levels, intervals, np.isnan(values))
+        """Yield one metric's score for each class that has regions, then the mean over those with a score.
+
+        Chance is of the same pairs, and its mean of the same classes.
+        """
+        rows = [self.targets == target for target in self.present]
+        means = [_mean(shown.counted[row]) for row in rows]
+        defined = [_mean(shown.values[row]) for row in rows]
+        same = [row & np.isfinite(shown.counted) for row in rows]
+        levels = [_mean(shown.chance[some if some.any() else row]) for some, row in zip(same, rows, strict=True)]
+        missing = np.isnan(shown.values)
+        yield from self._rows(classifier, explainer, metric, (means, defined, levels), intervals, missing)
 
     def pooled(
         self, classifier: str, explainer: str, result: PooledColumn, defined: npt.NDArray[np.bool_]
@@ -123,7 +150,8 @@ class _Pairs:
         """Yield a pooled metric's score for each class that has regions, then the mean over those classes."""
         if not self.present:
             return
-        rows = self._rows(classifier, explainer, result.name, result.values, result.chance, result.intervals, ~defined)
+        columns = (result.values, result.defined_values, result.chance)
+        rows = self._rows(classifier, explainer, result.name, columns, result.intervals, ~defined)
         chosen = [*(result.thresholds or [[] for _ in self.present]), []]
         yield from (replace(row, thresholds=tuple(at)) for row, at in zip(rows, chosen, strict=True))
 
@@ -139,33 +167,28 @@ class _Pairs:
         classifier: str,
         explainer: str,
         metric: str,
-        means: Sequence[float],
-        levels: Sequence[float],
+        columns: tuple[Sequence[float], Sequence[float], Sequence[float]],
         intervals: Intervals,
         missing: npt.NDArray[np.bool_],
     ) -> Iterator[Score]:
+        """Yield a score for each class and for their mean, of values, values of defined maps alone, and chance."""
+        means, defined, levels = map(np.array, columns)
+        there = np.isfinite(means)
         names = [self.split.classes[target] for target in self.present]
-        for (name, value, interval), level, (rows, patients) in zip(
-            _with_macro(names, means, intervals), [*levels, _mean(np.array(levels))], self._groups, strict=True
+        of_defined = [*defined, _mean(defined)]
+        of_chance = [*levels, _mean(levels[there] if there.any() else levels)]
+        for (name, value, interval), only, level, (rows, patients) in zip(
+            _with_macro(names, means, intervals), of_defined, of_chance, self._groups, strict=True
         ):
-            undefined, constant = int(missing[rows].sum()), int(self.constant[rows].sum())
-            yield _score(
-                classifier,
-                explainer,
-                metric,
-                name,
-                value,
-                interval,
-                level,
-                int(rows.sum()),
-                patients,
-                undefined,
-                constant,
-            )
+            undefined, n = int(missing[rows].sum()), int(rows.sum())
+            score = _score(classifier, explainer, metric, name, value, interval, level, n, patients, undefined)
+            classes = int(there.sum()) if name == MACRO else 1
+            constant = int(self.constant[rows].sum())
+            yield replace(score, defined=_finite(only), classes=classes, constant=constant)
 
 
 def _with_macro(
-    names: Sequence[str], values: Sequence[float], intervals: Intervals
+    names: Sequence[str], values: Sequence[float] | Array, intervals: Intervals
 ) -> Iterator[tuple[str, float, Interval]]:
     yield from zip(names, values, intervals.columns, strict=True)
     yield MACRO, _mean(np.array(values)), intervals.macro
@@ -187,7 +210,6 @@ def _score(
     n: int,
     patients: int,
     undefined: int,
-    constant: int,
 ) -> Score:
     return Score(
         classifier=classifier,
@@ -201,7 +223,6 @@ def _score(
         n=n,
         patients=patients,
         nan=undefined,
-        constant=constant,
         interval=interval.method,
     )
 

@@ -73,6 +73,10 @@ class Metric:
     """Shown also on the scale where chance is 0 and the best value 1; not where neither end of the range is best."""
     simulated: bool = False
     """`chance` simulates noise in the masks' frame; where each image has its own size, in a fixed one near it."""
+    counts_as: float | None = None
+    """What a pair with an undefined map counts as in headline values, tests and intervals; None: its chance level."""
+    version: int = 1
+    """Of its definition: raised where the same maps get other scores, and part of a benchmark's hash."""
     mask: str | None = None
     """What it is scored against in place of the region: a mask that the dataset gives in `Sample.meta` by this name."""
 
@@ -88,6 +92,21 @@ class Metric:
             return self.pool.names(self.name)
         at = self.headline_at
         return [self.name if at is None else f"{self.name}@{at}" if isinstance(at, str) else f"{self.name}@{at:.2f}"]
+
+    def counted(self, values: Any, chance: Any) -> Any:
+        """Return scores of pairs as headline values, tests and intervals take them: no map gains by being undefined.
+
+        NaN counts as `counts_as`, else as the pair's chance level where the metric is corrected for it; else it stays.
+
+        Args:
+            values, chance: numpy arrays of one shape.
+        """
+        if self.counts_as is None and not self.corrected:
+            return values
+        import numpy as np
+
+        level = np.where(np.isnan(chance), np.nan, self.counts_as) if self.counts_as is not None else chance
+        return np.where(np.isnan(values), level, values)
 
     def __call__(self, *args: Any, **parameters: Any) -> Any:
         return self.compute(*args, **{**self.parameters, **parameters})
@@ -108,6 +127,8 @@ def metric(
     pool: Pool | None = None,
     corrected: bool = True,
     simulated: bool = False,
+    counts_as: float | None = None,
+    version: int = 1,
     mask: str | None = None,
     **parameters: Any,
 ) -> Callable[[Callable[..., Any]], Metric]:
@@ -130,6 +151,8 @@ def metric(
             pool=pool,
             corrected=corrected,
             simulated=simulated,
+            counts_as=counts_as,
+            version=version,
             mask=mask,
         )
         object.__setattr__(made, "__doc__", compute.__doc__)
