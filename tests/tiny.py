@@ -19,4 +19,7 @@ def tiny_benchmark(**changes: Any) -> Benchmark:
             "batch_size": 8,
             "momentum": 0.9 if spec["recipe"]["optimizer"] == "sgd" else 0.0,
         }
-    return Benchmark.model_validate({**table, **changes})
+    table |= changes
+    if table["primary"] not in [dict(spec)["name"] for spec in table["metrics"]]:
+        table["primary"] = None
+    return Benchmark.model_validate(table)

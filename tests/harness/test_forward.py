@@ -80,6 +80,7 @@ def test_bf16_runs_changed_images_as_it_runs_their_originals(
     monkeypatch.setenv("XAIBENCH_CACHE", str(tmp_path))
     table = small_phantom(16).model_dump()
     asked = {"insertion": {"steps": 7}, "deletion": {"steps": 7}, "road_morf": {}, "max_sensitivity": {"samples": 2}}
+    table["primary"] = None
     table["metrics"] = [{"name": name, "parameters": parameters} for name, parameters in asked.items()]
     table["localization"]["baselines"] = []
     benchmark = Benchmark.model_validate(table)

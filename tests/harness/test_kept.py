@@ -179,7 +179,7 @@ def test_a_metric_that_asks_the_network_asks_it_once(tmp_path: Path) -> None:
 def test_scores_of_perturbed_images_serve_the_next_explainer_and_metric(tmp_path: Path) -> None:
     """Random cells are hidden once: another metric on the same sets, and another explainer, ask nothing again."""
     sets = {"cells": 4, "share": 0.5, "samples": 6}
-    table = tiny_benchmark().model_dump()
+    table = tiny_benchmark().model_dump() | {"primary": None}
 
     def benchmark(*names: str) -> Benchmark:
         return Benchmark.model_validate(table | {"metrics": [{"name": name, "parameters": sets} for name in names]})
@@ -278,7 +278,7 @@ def test_edited_code_is_not_taken_for_the_same(tmp_path: Path, install: Any) -> 
         made = evaluate(
             "counting", ["mine"], tiny_benchmark(), store=tmp_path / "store", out=tmp_path / f"runs{factor}"
         )
-        found.append(made.select(explainer="mine", metric="energy", class_name="macro")[0].value)
+        found.append(made.select(explainer="mine", metric="energy", class_name="macro")[0].defined)
         shutil.rmtree(metadata.parent)
         __import__("sys").modules.pop("mine_code", None)
         registry.refresh()
@@ -301,7 +301,7 @@ def test_a_changed_image_is_seen_and_the_others_are_kept(tmp_path: Path) -> None
         "image,class,x0,y0,x1,y1\n" + "".join(f"{n}.bmp,Effusion,4,4,30,40\n" for n in range(1, 12, 2))
     )
     options = {"table": "table.csv", "boxes": "boxes.csv", "label_column": "class", "split_column": "split"}
-    table = tiny_benchmark().model_dump()
+    table = tiny_benchmark().model_dump() | {"primary": None}
     table |= {"classes": ["No Finding", "Effusion"], "dataset": {"name": "folder", "options": options}}
     benchmark = Benchmark.model_validate(table)
     run(tmp_path, benchmark=benchmark, data_root=root, batch_size=4)

@@ -383,7 +383,7 @@ def test_mixed_precision_moves_roc_auc_by_less_than_0_005(splits: Splits) -> Non
     table = BENCHMARK.model_dump()
     table["classes"] = ["No Finding", "Cardiomegaly"]
     table["dataset"]["options"] = {"seed": 0, "train": 320, "val": 40, "test": 400}
-    table["metrics"] = [{"name": "roc_auc"}]
+    table |= {"metrics": [{"name": "roc_auc"}], "primary": None}
     recipe = {"optimizer": "adamw", "learning_rate": 1e-3, "momentum": 0.0, "epochs": 6, "batch_size": 16}
     recipe |= {"schedule": "cosine", "selection": "last"}
     aucs = []
