@@ -20,6 +20,6 @@ def tiny_benchmark(**changes: Any) -> Benchmark:
             "momentum": 0.9 if spec["recipe"]["optimizer"] == "sgd" else 0.0,
         }
     table |= changes
-    if table["primary"] not in [dict(spec)["name"] for spec in table["metrics"]]:
-        table["primary"] = None
+    if table.get("primary") not in [dict(spec)["name"] for spec in table["metrics"]]:
+        table.pop("primary", None)
     return Benchmark.model_validate(table)

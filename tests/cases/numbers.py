@@ -1,0 +1,258 @@
+"""Numbers that can't flatter: undefined maps, exact metrics, marks and intervals."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.metrics import average_precision_score
+from torch import Tensor
+
+from tests.cases.base import Pair, case
+from tests.cases.network import SIZE, benchmark, run, value
+from tests.classifiers import odd_networks as odd
+from xaibench import registry
+from xaibench.benchmark import Benchmark, load_benchmark
+from xaibench.classifiers.base import Classifier
+from xaibench.explainers.base import Explainer
+from xaibench.harness.run import Run
+from xaibench.harness.setup import load_splits
+from xaibench.metrics.base import metric
+from xaibench.types import Frame, Prediction
+
+SECTION = "Numbers that can't flatter"
+UNDEFINED = "tests/harness/test_undefined.py"
+Maps = Callable[[str, int], npt.NDArray[np.float32]]
+"""Image id and class to the map (SIZE, SIZE)."""
+
+
+def heavy_tailed(name: str, target: int) -> npt.NDArray[np.float32]:
+    """Return a map whose largest value is many times the others, a little higher in the upper half."""
+    rng = np.random.default_rng(crc32(name.encode()) + target)
+    found = np.exp(2.5 * rng.normal(size=(SIZE, SIZE)))
+    found[: SIZE // 2] *= 2
+    return found.astype(np.float32)
+
+
+def scored(maps: Maps, protocol: Benchmark, **options: Any) -> Run:
+    """Evaluate an explainer that returns these maps, on a tiny network."""
+
+    class Given(Explainer):
+        def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
+            pairs = zip(prediction.ids, targets.tolist(), strict=True)
+            return torch.from_numpy(np.stack([maps(name, target) for name, target in pairs]))
+
+    registry.register("explainers", "given", Given)
+    try:
+        return run(odd.Plain(len(protocol.classes)).eval(), ["given"], protocol, **options)
+    finally:
+        registry.unregister("explainers", "given")
+
+
+def pairs(maps: Maps, protocol: Benchmark) -> dict[str, list[tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]]]:
+    """Return class to map and mask of each test image with a region."""
+    test = load_splits(protocol, None).test
+    found: dict[str, list[tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]]] = {}
+    for row, name in enumerate(test.ids):
+        for target, region in test.regions(row).items():
+            mask = region.rasterize(Frame.square(SIZE))
+            found.setdefault(test.classes[target], []).append((maps(name, target), mask))
+    return found
+
+
+def scaled(one: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    exact = one.astype(np.float64)
+    low, high = exact.min(), exact.max()
+    return (exact - low) / (high - low)
+
+
+def mean_over_classes(maps: Maps, protocol: Benchmark, of_class: Callable[[list[Any]], float]) -> float:
+    return float(np.mean([of_class(some) for some in pairs(maps, protocol).values()]))
+
+
+# undefined maps
+
+
+def silent(name: str, target: int) -> npt.NDArray[np.float32]:
+    """Return a map that is zero for the last class, and elsewhere highest in the image's middle."""
+    found = np.zeros((SIZE, SIZE), dtype=np.float32)
+    if target != 3:
+        found[SIZE // 2, SIZE // 2] = 1
+    return found
+
+
+@case(
+    SECTION,
+    "maps that are all zero for one class of three: hit rate (macro) and the chance beside it",
+    before="0.5, 0.0867164",
+    source="numpy: such a pair counts as its mask's area, in the value as in chance",
+    test=f"{UNDEFINED}::test_through_the_whole_line",
+)
+def hit_rate_of_silence(folder: Path) -> Pair:
+    protocol = benchmark("hit_rate")
+    found = scored(silent, protocol)
+    (score,) = found.select(metric="hit_rate", class_name="macro")
+    means, areas = [], []
+    for some in pairs(silent, protocol).values():
+        peak = SIZE // 2
+        means.append(np.mean([mask[peak, peak] if one.any() else mask.mean() for one, mask in some]))
+        areas.append(np.mean([mask.mean() for _, mask in some]))
+    return Pair([score.value, score.chance], [float(np.mean(means)), float(np.mean(areas))])
+
+
+@case(
+    SECTION,
+    "a metric whose chance level fails: what the run says",
+    before="nothing",
+    right="metric unlucky has no chance level, and undefined maps are left out of it: ValueError: no noise here",
+    source="it is said",
+    test=f"{UNDEFINED}::test_through_the_whole_line",
+)
+def failing_chance(folder: Path) -> str:
+    def chance(masks: Tensor) -> Tensor:
+        raise ValueError("no noise here")
+
+    @metric("unlucky", category="localization", direction="higher", range=(0, 1), reference="", title="", chance=chance)
+    def unlucky(maps: Tensor, masks: Tensor) -> Tensor:
+        """One."""
+        return torch.ones(len(maps))
+
+    registry.register("metrics", "unlucky", unlucky)
+    try:
+        notes = scored(heavy_tailed, benchmark("unlucky")).notes
+    finally:
+        registry.unregister("metrics", "unlucky")
+    return next((str(note) for note in notes if "unlucky" in str(note)), "nothing")
+
+
+# exact metrics
+
+
+def exact_ap(some: list[Any]) -> float:
+    values = np.concatenate([scaled(one).ravel() for one, _ in some])
+    return float(average_precision_score(np.concatenate([mask.ravel() for _, mask in some]), values))
+
+
+@case(
+    SECTION,
+    "heavy-tailed maps: PxAP",
+    before="0.0866506",
+    source="scikit-learn's average_precision_score on all pixels of a class, min-max scaled in double precision",
+    test="",
+)
+def pxap_of_a_heavy_tail(folder: Path) -> Pair:
+    protocol = benchmark("pxap")
+    return Pair(value(scored(heavy_tailed, protocol), "pxap"), mean_over_classes(heavy_tailed, protocol, exact_ap))
+
+
+def iou(one: npt.NDArray[Any], mask: npt.NDArray[np.bool_], threshold: float) -> float:
+    above = scaled(one) > threshold
+    return float((above & mask).sum() / (above | mask).sum())
+
+
+def mild(name: str, target: int) -> npt.NDArray[np.float32]:
+    """Return a smooth map."""
+    rng = np.random.default_rng(crc32(name.encode()) + target)
+    return rng.random((SIZE, SIZE), dtype=np.float32)
+
+
+@case(
+    SECTION,
+    "IoU at a fixed threshold of 0.15, as CheXlocalize's tuned ones",
+    before="0.0837335",
+    source="numpy: the map, min-max scaled in double precision, above 0.15",
+    test="",
+)
+def iou_at_a_tuned_threshold(folder: Path) -> Pair:
+    protocol = benchmark("iou_fixed")
+    protocol = replace_parameters(protocol, threshold=0.15)
+    right = mean_over_classes(mild, protocol, lambda some: float(np.mean([iou(*pair, 0.15) for pair in some])))
+    return Pair(value(scored(mild, protocol), "iou_fixed"), right)
+
+
+def replace_parameters(protocol: Benchmark, **parameters: Any) -> Benchmark:
+    table = protocol.model_dump()
+    table["metrics"][0]["parameters"] = parameters
+    return Benchmark.model_validate(table)
+
+
+@case(
+    SECTION,
+    "heavy-tailed maps: IoU at the best of 100 thresholds (oracle)",
+    before="0.0351405",
+    source="numpy: the best of 0, 0.01, ..., 0.99 of the map, min-max scaled in double precision",
+    test="",
+)
+def best_iou_of_a_heavy_tail(folder: Path) -> Pair:
+    protocol = benchmark("iou_best")
+
+    def best(some: list[Any]) -> float:
+        return max(float(np.mean([iou(*pair, step / 100) for pair in some])) for step in range(100))
+
+    found = value(scored(heavy_tailed, protocol), "iou_best@oracle")
+    return Pair(found, mean_over_classes(heavy_tailed, protocol, best))
+
+
+# what decides a number, and what does not
+
+
+@case(
+    SECTION,
+    "a metric's definition changes under the same name: are runs before and after comparable (hashes)",
+    before="the same hash",
+    right="hashes differ",
+    source="the numbers are others",
+    test="tests/test_benchmark.py::test_the_version_of_a_metric_is_pinned_and_enters_the_hash",
+)
+def changed_definition(folder: Path) -> str:
+    path = folder / "own.toml"
+    text = Path(load_path()).read_text(encoding="utf-8").replace('name = "energy"', 'name = "shifting"')
+    path.write_text(text.replace('primary = "energy"\n', ""), encoding="utf-8")
+
+    def shifting(maps: Tensor, masks: Tensor) -> Tensor:
+        """One."""
+        return torch.ones(len(maps))
+
+    options: dict[str, Any] = {"category": "localization", "direction": "higher", "range": (0, 1)}
+    made = metric("shifting", reference="", title="", **options)(shifting)
+    hashes = []
+    for version in (1, 2):
+        known = {"version": version} if "version" in inspect.signature(metric).parameters else {}
+        registry.register("metrics", "shifting", replace(made, **known))
+        hashes.append(load_benchmark(str(path)).hash)
+        registry.unregister("metrics", "shifting")
+    return "hashes differ" if len(set(hashes)) == 2 else "the same hash"
+
+
+def load_path() -> str:
+    return str(Path(__file__).resolve().parents[2] / "benchmarks" / "phantom.toml")
+
+
+@case(
+    SECTION,
+    "import xaibench, and choosing a device: environment variables that change",
+    before="GOMP_SPINCOUNT",
+    right="none",
+    source="an import changes nothing of the process",
+    test="",
+)
+def environment_after_import(folder: Path) -> str:
+    code = (
+        "import os; before = dict(os.environ); import xaibench; from xaibench.harness.setup import choose_device; "
+        "choose_device('cpu'); print(', '.join(sorted(k for k in os.environ if os.environ[k] != before.get(k))) or "
+        "'none')"
+    )
+    roots = [path for path in sys.path if (Path(path) / "xaibench" / "__init__.py").exists()]
+    clean = {key: text for key, text in os.environ.items() if key != "GOMP_SPINCOUNT"} | {"PYTHONPATH": roots[0]}
+    done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
