@@ -14,10 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xaibench.classifiers.base import Classifier, seeded
-from xaibench.errors import NotApplicableError, UsageError
-from xaibench.explainers.base import Explainer, frozen
-from xaibench.types import Prediction
+from xaibench.plugin import Classifier, Explainer, NotApplicableError, Prediction, UsageError, frozen, seeded
 
 _TINY = 1e-6
 

@@ -12,11 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xaibench.classifiers.base import Classifier, seeded
 from xaibench.classifiers.weights import build_backbone, normalize_of
-from xaibench.errors import NotApplicableError, UsageError
-from xaibench.explainers.base import Explainer
-from xaibench.types import Prediction
+from xaibench.plugin import Classifier, Explainer, NotApplicableError, Prediction, UsageError, seeded
 
 MAP = "patch_map"
 

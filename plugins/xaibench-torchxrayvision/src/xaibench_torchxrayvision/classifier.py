@@ -11,9 +11,8 @@ import torch.nn.functional as F
 import torchxrayvision as xrv
 from torch import Tensor, nn
 
-from xaibench.classifiers.base import Classifier, Weights, hash_tensors, seeded
 from xaibench.classifiers.densenet import run_densenet
-from xaibench.errors import UsageError, WeightsError, first_line
+from xaibench.plugin import Classifier, UsageError, Weights, WeightsError, first_line, hash_tensors, seeded
 
 _PREFIX = "densenet121-res224-"
 _SIZE = 224

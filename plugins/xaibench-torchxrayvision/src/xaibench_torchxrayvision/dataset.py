@@ -16,10 +16,18 @@ import torch
 import torch.nn.functional as F
 import torchxrayvision as library
 
-from xaibench.datasets.base import Split, Splits
-from xaibench.datasets.content import sha256_of
-from xaibench.errors import DataError, UsageError, did_you_mean, first_line
-from xaibench.types import Frame, Region, Sample
+from xaibench.plugin import (
+    DataError,
+    Frame,
+    Region,
+    Sample,
+    Split,
+    Splits,
+    UsageError,
+    did_you_mean,
+    first_line,
+    sha256_of,
+)
 
 NO_FINDING = "No Finding"
 _OURS = {"dataset", "seed", "val", "test"}

@@ -17,11 +17,8 @@ from torch import Tensor, nn
 from zennit import composites
 from zennit.canonizers import SequentialMergeBatchNorm
 
-from xaibench.classifiers.base import Classifier
-from xaibench.errors import NotApplicableError, first_line
-from xaibench.explainers.base import Explainer, frozen, upsample
 from xaibench.explainers.layers import operations, sample_image, unchanged
-from xaibench.types import Prediction
+from xaibench.plugin import Classifier, Explainer, NotApplicableError, Prediction, first_line, frozen, upsample
 
 ROWS = 8
 _INSTEAD = "use lrp, or input_x_gradient"
