@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: a worker for each core is threads enough
 
@@ -16,6 +17,26 @@ settings.register_profile("xaibench", deadline=None, print_blob=True)
 settings.load_profile("xaibench")
 
 ROOT = Path(__file__).resolve().parent.parent
+LACKING = {"test": ("could not import",), "all": ("could not import", "pip install")}
+"""Reasons of skips that are failures: XAIBENCH_REQUIRE=test where the extra test is installed, =all where all are."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _required((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _required((yield))
+
+
+def _required(report: Any) -> Any:
+    """Fail where a package is missing that should be there: a broken install must not look like a passed test."""
+    lacking = LACKING.get(os.environ.get("XAIBENCH_REQUIRE", ""), ())
+    if report.skipped and any(words in str(report.longrepr) for words in lacking):
+        report.outcome, report.longrepr = "failed", f"a package is missing: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,7 @@ from xaibench.harness.evaluate import evaluate
 from xaibench.harness.reopen import reopen
 from xaibench.testing import check_classifier
 
+ONNX = "pip install -e '.[test-onnx]'"
 CLASSES = ["No Finding", "Cardiomegaly", "Pneumothorax", "Effusion"]
 BENCHMARK = tiny_benchmark()
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -193,7 +194,7 @@ def test_by_import_path(tmp_path: Path, images: torch.Tensor, monkeypatch: pytes
 
 def onnx_file(path: Path, batch: int | str) -> None:
     """Write `Net` as ONNX by hand."""
-    onnx = pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx", reason=ONNX)
     from onnx import TensorProto, helper, numpy_helper
 
     net = Net()
@@ -228,12 +229,12 @@ def exported_file(path: Path, batch: int | str) -> None:
     torch.export.save(torch.export.export(Net().eval(), (example,), dynamic_shapes=dynamic), str(path))
 
 
-PROGRAMS: list[tuple[str, Callable[[Path, int | str], None], int | str]] = [
+PROGRAMS = [
     ("torchscript", torchscript_file, "any"),
     ("exported", exported_file, "any"),
     ("exported", exported_file, 2),
-    ("onnx", onnx_file, "any"),
-    ("onnx", onnx_file, 2),
+    pytest.param("onnx", onnx_file, "any", marks=pytest.mark.onnx),
+    pytest.param("onnx", onnx_file, 2, marks=pytest.mark.onnx),
 ]
 
 
@@ -243,7 +244,7 @@ def test_programs_give_the_network_s_logits(
     kind: str, save: Callable[[Path, int | str], None], batch: int | str, images: torch.Tensor, tmp_path: Path
 ) -> None:
     if kind == "onnx":
-        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxruntime", reason=ONNX)
     path = tmp_path / "net.pt2"
     save(path, batch)
     classifier = create(f"{kind}:{path}", classes=CLASSES, input_size=64)
@@ -276,19 +277,19 @@ def test_programs_give_the_network_s_logits(
         torch.testing.assert_close(found, saliency.explain(plain, plain.predict(images), targets), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["torchscript", "exported", "onnx"])
+@pytest.mark.parametrize("kind", ["torchscript", "exported", pytest.param("onnx", marks=pytest.mark.onnx)])
 def test_programs_pass_the_kit(kind: str, tmp_path: Path) -> None:
     if kind == "onnx":
-        pytest.importorskip("onnxruntime")
-    save, batch = next((save, batch) for known, save, batch in PROGRAMS if known == kind)
-    save(tmp_path / "net.pt2", batch)
+        pytest.importorskip("onnxruntime", reason=ONNX)
+    save = {"torchscript": torchscript_file, "exported": exported_file, "onnx": onnx_file}[kind]
+    save(tmp_path / "net.pt2", "any")
     found = check_classifier(f"{kind}:{tmp_path}/net.pt2")
     # ONNX has no gradient, which the kit says and which is no fault
     assert [finding.check for finding in found] == (["gradient"] if kind == "onnx" else [])
     assert all(finding.severity == "warning" for finding in found)
 
 
-@pytest.mark.parametrize("kind", ["torchscript", "exported", "onnx"])
+@pytest.mark.parametrize("kind", ["torchscript", "exported", pytest.param("onnx", marks=pytest.mark.onnx)])
 def test_programs_that_are_none(kind: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=f"{kind}:.*no file"):
         create(f"{kind}:{tmp_path}/absent", classes=CLASSES, input_size=64)
@@ -298,8 +299,9 @@ def test_programs_that_are_none(kind: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.onnx
 def test_a_program_of_another_size_says_so(tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime", reason=ONNX)
     onnx_file(tmp_path / "net.onnx", 1)
     with pytest.raises(UsageError, match=r"takes no images of 3 x 32 x 32: .*options channels and resize"):
         create(f"onnx:{tmp_path}/net.onnx", classes=CLASSES, input_size=32)

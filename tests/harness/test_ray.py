@@ -24,7 +24,8 @@ from xaibench.harness.evaluate import evaluate
 from xaibench.harness.run import Run
 from xaibench.progress import Progress
 
-ray = pytest.importorskip("ray", reason="pip install -e '.[ray]'")
+ray = pytest.importorskip("ray", reason="pip install -e '.[test-ray]'")
+pytestmark = pytest.mark.ray
 
 from xaibench.harness.ray_engine import RayEngine  # noqa: E402 - needs Ray
 

@@ -18,7 +18,7 @@ TIMEOUT = 20_000  # ms: machines under load
 def launched() -> Iterator[Any]:
     """Yield a headless Chromium; skip where there is none."""
     sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
+        "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test-browser]'"
     )
     path = _chromium()
     with sync_api.sync_playwright() as playwright:

@@ -16,6 +16,7 @@ from xaibench.reports.html.data import Report
 from xaibench.reports.html.gallery import Gallery, choose_pairs
 
 _MANY = 5_000
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from xaibench.harness.run import MACRO, Run
 from xaibench.reports.html import write_report
 
 SIX = ("cwm", "ccm", "ccm_contrast", "gradcam", "saliency", "layercam")
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")

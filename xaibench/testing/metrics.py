@@ -232,7 +232,7 @@ class _OfMaps:
                     bool(found[0].isnan().all()),
                     "undefined",
                     f"{what} scores {found[0].flatten()[0].item():.3g}, not NaN",
-                    "Return NaN where the score is undefined: it is counted and left out of the mean.",
+                    "Return NaN where the score is undefined: the pair then counts as chance, and is counted.",
                 )
         empty = self.scores(self.maps[:0], self.masks[:0])
         self.report.expect(len(empty) == 0, "shape", "no images give scores", "Return an empty tensor.")
