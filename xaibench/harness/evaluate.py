@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,10 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import nn
 
-import xaibench
 from xaibench.benchmark import Benchmark, ClassifierSpec, digest, load_benchmark
 from xaibench.classifiers.base import MEMORY_FORMATS, Classifier
 from xaibench.datasets.base import Split, Splits
@@ -49,12 +45,11 @@ from xaibench.harness.tables import image_tables, prediction_table
 from xaibench.progress import Progress
 from xaibench.torch_settings import restored_settings
 from xaibench.training.checkpoint import Checkpoint
+from xaibench.versions import versions
 
 MOST_ASKED_ABOUT = 8
 """Images in a batch where a metric asks the network, hundreds of times about each: forward passes are full all the
 same, and larger batches would less often tell how long it takes or be safe in the store."""
-
-_PACKAGES = ("torch", "torchvision", "timm", "grad-cam", "captum", "numpy", "scipy", "scikit-learn", "pillow")
 
 
 @restored_settings()
@@ -348,17 +343,6 @@ def _record(
         "device": str(classifier.device),
         "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what decides numbers."""
-    found = {"xaibench": xaibench.__version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found | {"torch": torch.__version__}
 
 
 def raise_if_failed(run: Run) -> None:

@@ -25,7 +25,6 @@ from xaibench.datasets.loader import batches
 from xaibench.errors import PLUGIN_ERRORS, NotApplicableError, UsageError, XaibenchError, did_you_mean
 from xaibench.explainers.base import Explainer
 from xaibench.explainers.calling import call
-from xaibench.harness.evaluate import versions
 from xaibench.harness.setup import choose_device, load_splits, make_classifier, make_explainers, obtain_weights
 from xaibench.metrics.classification import class_scores, roc_auc
 from xaibench.metrics.localization import energy
@@ -34,6 +33,7 @@ from xaibench.registry import one_line
 from xaibench.statistics.auc import auc_interval
 from xaibench.statistics.bootstrap import Interval, mean_interval
 from xaibench.types import Sample
+from xaibench.versions import versions
 
 BASELINE = "random"
 """An explainer that can't tell the two apart, shown beside the others."""
