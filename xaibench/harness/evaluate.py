@@ -323,17 +323,19 @@ def _record(
     seconds: float,
     batch_size: int,
 ) -> dict[str, Any]:
-    images, recipe, came = len(splits.test), checkpoint.making.hash, classifier.weights.source
+    images, came, external = len(splits.test), classifier.weights.source, classifier.comes_trained
+    recipe = "" if external else checkpoint.making.hash
     return {
         "weights": {
             "sha256": weights_hash(classifier),
-            "source": f"as they came: {came}" if classifier.comes_trained else f"recipe {recipe[:12]}, on {came}",
+            "source": f"external, not trained here: {came}" if external else f"recipe {recipe[:12]}, on {came}",
+            "external": external,
             "recipe_hash": recipe,
             "pretrained": asdict(classifier.weights),
             "history": checkpoint.history,
         },
         "classifier_options": dict(spec.options),
-        "recipe": spec.recipe.model_dump(mode="json"),
+        "recipe": {} if external else spec.recipe.model_dump(mode="json"),
         "data": {name: getattr(splits, name).fingerprint for name in ("train", "val", "test")},
         "test": {"images": images, "patients": len(set(splits.test.patients)), "pairs": len(records.pair_images)},
         "failed": records.failed,
