@@ -30,9 +30,10 @@ import xaibench
 from xaibench.benchmark import Benchmark, load_benchmark
 from xaibench.classifiers.base import count_macs
 from xaibench.cli.options import pairs
-from xaibench.harness.evaluate import versions
 from xaibench.harness.setup import choose_device, make_classifier
+from xaibench.memory import settle_process
 from xaibench.progress import Progress
+from xaibench.versions import versions
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 1e-3, "schedule": "cosine"}
 
@@ -74,6 +75,7 @@ SHARPER = {
 
 
 def main() -> int:
+    settle_process()  # as the command line does
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--benchmark", default="phantom")
     parser.add_argument("--data-root", type=Path)

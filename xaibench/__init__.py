@@ -1,6 +1,8 @@
 """Benchmark explanations of image classifiers on chest X-rays.
 
-Names are imported when they are first used, so that ``import xaibench`` costs milliseconds and no torch.
+Names are imported when they are first used, so that ``import xaibench`` costs milliseconds and no torch. Neither that
+nor a call changes the process: what the command line sets in it for speed, a notebook gets by a call of
+`xaibench.memory.settle_process` before torch is imported.
 
 >>> import xaibench
 >>> xaibench.list_explainers("ccm*")
@@ -9,16 +11,10 @@ Names are imported when they are first used, so that ``import xaibench`` costs m
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-
-if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-    # GNU's OpenMP threads, torch's on Linux, wait for the next operation in a loop, for a millisecond or so by default,
-    # on cores that decoding and metrics can use. Read when torch is first imported.
-    os.environ["GOMP_SPINCOUNT"] = "10000"
 
 if TYPE_CHECKING:
     from xaibench.benchmark import load_benchmark

@@ -1,4 +1,7 @@
-"""Keep freed memory for the next batch instead of giving it back to the operating system.
+"""What suits a process that does nothing else: freed memory is kept for the next batch, and idle threads wait less.
+
+The command line and Ray's workers call `settle_process` when they start. The library never does: in a notebook, call it
+before torch is imported. No number depends on it.
 
 A network's activations are tens to hundreds of megabytes, freed and asked for again in every step. By default glibc
 maps and unmaps each anew, and the page faults can cost more than the arithmetic (benchmarks/speed/malloc.py compares).
@@ -7,13 +10,24 @@ maps and unmaps each anew, and the page faults can cost more than the arithmetic
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 
-import torch
-
+_SPINS = "10000"
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGEST = 2**31 - 1
 _NEVER = -1  # to trim; the largest number would give back what a batch frees beyond 2 GB, each time
+
+
+def settle_process() -> None:
+    """Set both, for the whole process and those that it starts; what the user has set in the environment stays.
+
+    GNU's OpenMP threads, torch's on Linux, wait for the next operation in a loop, for a millisecond or so by default,
+    on cores that decoding and metrics can use. They read how long when torch is first imported.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = _SPINS
+    keep_freed_memory()
 
 
 def keep_freed_memory() -> bool:
@@ -33,6 +47,8 @@ def keep_freed_memory() -> bool:
 
 def out_of_memory(error: BaseException) -> bool:
     """Tell whether an error says that a batch was too large for the memory."""
+    import torch  # here, as the command line settles the process before torch is imported
+
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from pytorch_grad_cam import HiResCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from rich.console import Console
 from torch import nn
 
 from tests.classifiers.networks import Named, Net, Twice
@@ -26,6 +28,9 @@ from xaibench.errors import NotApplicableError, UsageError, WeightsError
 from xaibench.explainers import create as create_explainer
 from xaibench.harness.evaluate import evaluate
 from xaibench.harness.reopen import reopen
+from xaibench.harness.run import Run
+from xaibench.reports.html import write_report
+from xaibench.reports.tables import print_run
 from xaibench.testing import check_classifier
 
 ONNX = "pip install -e '.[test-onnx]'"
@@ -322,7 +327,8 @@ def test_evaluate_takes_a_module_and_trains_nothing(tmp_path: Path, monkeypatch:
     run = evaluate(module, ["gradcam"], BENCHMARK, out=tmp_path / "runs", options={"normalize": "none"}, device="cpu")
     assert run.classifier == "Net"
     assert run.record["weights"]["sha256"] == hash_tensors(module.state_dict().items())
-    assert run.record["weights"]["source"] == "as they came: module:Net"
+    assert run.record["weights"]["source"] == "external, not trained here: module:Net"
+    assert (run.external, run.record["recipe"], run.record["weights"]["recipe_hash"]) == (True, {}, "")
     assert run.record["weights"]["history"] == []
     assert run.record["classifier_options"] == {"normalize": "none"}
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
@@ -334,6 +340,37 @@ def test_evaluate_takes_a_module_and_trains_nothing(tmp_path: Path, monkeypatch:
         UsageError, match="Net comes with its weights and is not trained: leave out the recipe's epochs"
     ):
         evaluate(module, ["gradcam"], BENCHMARK, recipe={"epochs": 1})
+
+
+def test_external_weights_are_named_and_carry_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the record, in the terminal and on the page: its hash, and no learning rate that nobody used."""
+    monkeypatch.setenv("XAIBENCH_CACHE", str(tmp_path / "cache"))
+    options = {"normalize": "none"}
+    run = evaluate(Net(), ["gradcam"], BENCHMARK, out=tmp_path / "runs", options=options, device="cpu")
+    digest = run.record["weights"]["sha256"]
+    assert run.directory is not None
+    loaded = Run.load(run.directory)
+    assert loaded.external
+    terminal = StringIO()
+    print_run(loaded, Console(file=terminal, width=140))
+    page = tmp_path / "report.html"
+    write_report([loaded], page, images=0, device="cpu")
+    for text in (terminal.getvalue(), page.read_text()):
+        assert "external, not trained here: module:Net" in text
+        assert digest[:12] in text
+        assert "learning_rate" not in text
+    trained = evaluate("gcm", ["cwm"], BENCHMARK, recipe={"epochs": 1}, out=tmp_path / "runs", device="cpu")
+    assert not trained.external
+    assert trained.record["recipe"]["epochs"] == 1
+    write_report([trained], page, images=0, device="cpu")
+    assert "learning_rate" in page.read_text()
+
+
+def test_runs_of_earlier_versions_are_known_as_external() -> None:
+    old = {"weights": {"source": "as they came: module:Net", "sha256": "a"}, "recipe": {"learning_rate": 1e-4}}
+    run = Run(BENCHMARK, "Net", ("gradcam",), (), (), old)
+    assert run.external
+    assert not Run(BENCHMARK, "gcm", ("cwm",), (), (), {"weights": {"source": "recipe 0123, on x"}}).external
 
 
 def test_evaluate_takes_a_classifier_of_ours_as_it_is() -> None:

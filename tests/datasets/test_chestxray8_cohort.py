@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from xaibench.datasets.chestxray8 import chestxray8
 from xaibench.datasets.chestxray8.cohort import PRESETS, CohortAudit, audit_cohort, departures
 from xaibench.errors import DataError
 from xaibench.published import load_published
 
-from .nih_release import CLASSES, name, standard_boxes, standard_rows, write_release
+from .nih_release import CLASSES, entry, name, standard_boxes, standard_rows, write_release
 
 PAPER = ("No Finding", "Cardiomegaly", "Pneumothorax", "Effusion")
 DISEASES = PAPER[1:]
@@ -30,7 +32,7 @@ def tables_alone(nih_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def audit(tables_alone: Path) -> CohortAudit:
-    return audit_cohort(tables_alone, PAPER, options={"max_per_class": 963})
+    return audit_cohort(tables_alone, PAPER, options={"max_per_class": 963}, subsets=2)
 
 
 def test_facts_of_the_full_tables(audit: CohortAudit) -> None:
@@ -64,6 +66,41 @@ def test_patients_and_boxes_between_the_sides(audit: CohortAudit) -> None:
     assert (shared["official_split"], shared["patient_disjoint"]) == (0, 0)
     assert all(counts.boxed_in_train == 0 for counts in audit.tables)
     assert audit.present == ()  # without images there is no second count
+
+
+def test_what_flatters_and_what_contradicts_on_the_full_tables(audit: CohortAudit) -> None:
+    paper = audit.preset("paper")
+    assert paper is not None
+    assert [paper.leaking[name] for name in DISEASES] == [62, 67, 45]
+    assert [paper.test[name] for name in DISEASES] == [135, 86, 102]
+    assert (paper.contradicting["Effusion"], paper.negatives["Effusion"]) == (47, 321)
+    assert {paper.train[name] - paper.validation[name] for name in PAPER} == {877, 858, 867, 872}
+    (overlap,) = [found for found in audit.overlaps if found.preset == "paper"]
+    assert (overlap.subsets, overlap.shared["Cardiomegaly"], overlap.images["Cardiomegaly"]) == ((0, 1), 898, 963)
+    apart = audit.preset("patient_disjoint")
+    assert apart is not None
+    assert set(apart.leaking.values()) == set(apart.leaking_any.values()) == set(apart.contradicting.values()) == {0}
+
+
+def test_leaks_and_contradictions_counted_by_hand(tmp_path: Path) -> None:
+    """60 patients of one image each; then patient 1, boxed, gets another image, and the box of 4 another label."""
+    rows = standard_rows()
+    assert rows[3].startswith(f"{name(4)},Cardiomegaly,")
+    rows[3] = rows[3].replace("Cardiomegaly", "Cardiomegaly|Effusion")
+    rows += [entry(1, "Effusion", visit) for visit in range(1, 4)]
+    root = write_release(tmp_path / "nih", rows, standard_boxes())
+    options = {"test_no_finding": 5, "balance": "none", "val_fraction": 0}
+    (paper,) = audit_cohort(root, CLASSES, options=options, presets=("paper",)).tables
+    assert paper.test == {"No Finding": 5, "Cardiomegaly": 3, "Effusion": 3}
+    assert paper.leaking["Cardiomegaly"] == 1  # patient 1
+    assert paper.leaking["Effusion"] == 0
+    assert paper.leaking == paper.leaking_any
+    assert paper.negatives == {"No Finding": 6, "Cardiomegaly": 8, "Effusion": 8}
+    assert paper.contradicting == {"No Finding": 0, "Cardiomegaly": 0, "Effusion": 1}  # patient 4
+    test = chestxray8(classes=CLASSES, input_size=16, data_root=root, options={**options, "split": "paper"}).test
+    assert test.contradicting is not None
+    (row,) = np.flatnonzero(test.contradicting.any(1))
+    assert (test.ids[row], test.contradicting[row].tolist()) == (name(4), [False, False, True])
 
 
 def test_a_small_release_counted_by_hand(tmp_path: Path) -> None:

@@ -45,8 +45,13 @@ def saved_run(
     auc: float = 0.75,
     boxed: Sequence[str] = ("Effusion",),
     value: float = 0.4,
+    values: Mapping[tuple[str, str, int], float] | None = None,
 ) -> Run:
-    """Write a run of images i0, i1, ...: the macro ROC-AUC is `auc`, every map score of a boxed class is `value`."""
+    """Write a run of images i0, i1, ...: the macro ROC-AUC is `auc`, every map score of a boxed class is `value`.
+
+    Args:
+        values: per-image scores in place of `value`, by explainer, metric and row.
+    """
     names = list(patients or [f"p{row}" for row in range(len(logits))])
     ids = [f"i{row}" for row in range(len(logits))]
     predictions = [
@@ -67,7 +72,7 @@ def saved_run(
     metrics += ["t_iou@0.10", "t_iobb@0.10"]
     rows = [
         {"image": ids[row], "patient": names[row], "class": name, "explainer": explainer, "metric": metric}
-        | {"value": value, "chance": 0.1}
+        | {"value": (values or {}).get((explainer, metric, int(row)), value), "chance": 0.1}
         for name in boxed
         for row in np.flatnonzero(labels[:, benchmark.classes.index(name)])
         for explainer in (*explainers, *baselines)

@@ -105,6 +105,16 @@ def test_what_is_kept_is_small_and_has_no_image(write: Callable[..., Path], tmp_
     assert not results.turned_away
 
 
+def test_external_weights_stand_there_without_a_recipe(write: Callable[..., Path], tmp_path: Path) -> None:
+    weights = {"sha256": "c" * 64, "source": "external, not trained here: x", "external": True, "recipe_hash": ""}
+    add_run(write(weights=weights, recipe={}), tmp_path / "results")
+    (result,) = read_results(tmp_path / "results").accepted[BENCHMARK.name]
+    assert result.weights["external"]
+    page = to_markdown(leaderboard_page(read_results(tmp_path / "results")))
+    assert "external weights, no recipe" in page
+    assert "learning_rate" not in page
+
+
 def test_another_protocol_is_turned_away(write: Callable[..., Path], tmp_path: Path) -> None:
     other = tiny_benchmark(name="tiny-board", localization={"frame": 32})
     with pytest.raises(TurnedAwayError, match=r"another protocol than tiny-board .*localization.frame 32, not input"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.explainers.small import Small
 from tests.tiny import tiny_benchmark
@@ -19,7 +19,7 @@ from xaibench.benchmark import DatasetSpec
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split
 from xaibench.errors import UsageError, XaibenchError
-from xaibench.explainers.base import Explainer
+from xaibench.explainers.base import Explainer, upsample
 from xaibench.explainers.baselines import Random
 from xaibench.harness import shortcut as module
 from xaibench.harness.setup import load_splits
@@ -123,6 +123,44 @@ def test_one_that_fails_costs_the_others_nothing(marked: Split, rows: list[int])
     found, _ = energies(Small().eval(), both, marked, rows, TARGET, batch_size=4, failed=failed)
     assert list(found) == ["random"]
     assert failed == {"broken": "RuntimeError: broken here"}
+
+
+class Leaking(Explainer):
+    """Leaves a hook that makes the features of whoever comes next those of another network."""
+
+    def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
+        layer = next(module for module in classifier.modules() if isinstance(module, nn.Conv2d))
+        layer.register_forward_hook(lambda _, __, output: -output)
+        return torch.rand(len(prediction), prediction.frame.height, prediction.frame.width)
+
+
+class Forwarding(Explainer):
+    """Explains by a forward pass of its own, so that it sees a hook that another has left."""
+
+    def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
+        return upsample(classifier.features(prediction.images).sum(1), prediction.frame)
+
+
+def test_what_an_explainer_leaves_costs_the_next_ones_nothing(marked: Split, rows: list[int]) -> None:
+    alone = measured(marked, rows, Forwarding())[0]
+    assert np.isfinite(alone).any()
+    faults: dict[str, str] = {}
+    both: dict[str, Explainer] = {"leaks": Leaking(), "it": Forwarding()}
+    found, _ = energies(Small().eval(), both, marked, rows, TARGET, batch_size=4, failed={}, faults=faults)
+    np.testing.assert_array_equal(found["it"], alone)
+    assert list(faults) == ["leaks"]
+    assert "hook" in faults["leaks"]
+
+
+class Flat(Explainer):
+    def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
+        return torch.rand(len(prediction), 1, prediction.frame.width)  # which broadcasts to any mask
+
+
+def test_maps_of_another_shape_are_refused(marked: Split, rows: list[int]) -> None:
+    failed: dict[str, str] = {}
+    energies(Small().eval(), {"flat": Flat()}, marked, rows, TARGET, batch_size=4, failed=failed)
+    assert "shape" in failed["flat"]
 
 
 @pytest.fixture

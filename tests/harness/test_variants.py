@@ -6,7 +6,7 @@ import pytest
 
 from tests.tiny import tiny_benchmark
 from xaibench.benchmark import load_benchmark
-from xaibench.errors import UsageError
+from xaibench.errors import BenchmarkError, UsageError
 from xaibench.harness.variants import Settings, deviations, flatten, needs_network, subset_benchmark, with_metrics
 
 PAPER = load_benchmark("chestxray8-4class")
@@ -57,6 +57,40 @@ def test_every_setting_is_a_deviation_that_is_named() -> None:
         "classifiers.densenet121.recipe.precision": ("32-true", "bf16-mixed"),
         "classifiers.densenet121.recipe.learning_rate": ("1e-05", "0.001"),
     }
+
+
+def test_options_and_recipe_fields_are_replaced_and_named() -> None:
+    """An option goes to whoever has it, a field of the recipe to both; a name before a dot to that one alone."""
+    settings = Settings(
+        options={"decoders": "per_class", "weights": "random", "gcm.weights": "timm"},
+        recipe={"epochs": 7, "densenet121.learning_rate": 2e-4, "schedule": "cosine"},
+        limit_epochs=50,
+    )
+    found = {d.key: (d.written, d.used) for d in deviations(PAPER, subset_benchmark(PAPER, settings, 0))}
+    assert found == {
+        "classifiers.gcm.options.decoders": ("not set", "per_class"),
+        "classifiers.densenet121.options.weights": ("timm", "random"),
+        "classifiers.gcm.recipe.epochs": ("100", "7"),
+        "classifiers.gcm.recipe.schedule": ("constant", "cosine"),
+        "classifiers.densenet121.recipe.epochs": ("100", "7"),
+        "classifiers.densenet121.recipe.schedule": ("constant", "cosine"),
+        "classifiers.densenet121.recipe.learning_rate": ("1e-05", "0.0002"),
+    }
+    seeds = subset_benchmark(PAPER, Settings(recipe={"seed": 5}), 2)
+    assert [seeds.classifier(name).recipe.seed for name in ("gcm", "densenet121")] == [7, 7]
+
+
+def test_what_no_classifier_takes_is_one_line() -> None:
+    with pytest.raises(UsageError, match="--option decodrs: neither gcm nor densenet121"):
+        subset_benchmark(PAPER, Settings(options={"decodrs": "per_class"}), 0)
+    with pytest.raises(BenchmarkError, match="Did you mean 'epochs'"):
+        subset_benchmark(PAPER, Settings(recipe={"epoch": 3}), 0)
+
+
+def test_a_user_s_weights_win_over_the_offline_ones() -> None:
+    made = subset_benchmark(PAPER, Settings(offline=True, options={"densenet121.weights": "random"}), 0)
+    assert made.classifier("densenet121").recipe.learning_rate == 1e-5  # nothing was replaced
+    assert made.classifier("gcm").options["weights"] == "package"
 
 
 def test_limits_only_lower() -> None:

@@ -10,12 +10,15 @@ import pytest
 
 from tests.harness.saved_runs import saved_run
 from tests.tiny import tiny_benchmark
+from xaibench.benchmark import load_benchmark
+from xaibench.datasets.chestxray8.cohort import CohortAudit, Overlap
+from xaibench.harness.map_pairs import compare_maps
 from xaibench.harness.normal_maps import MapArea
-from xaibench.harness.reproduce import Counts, Reproduction, Size
-from xaibench.harness.subsets import best_subset, compare_aucs, mean_aucs
+from xaibench.harness.reproduce import COMPARED, MAPS, Counts, Reproduction, Size
+from xaibench.harness.subsets import best_subset, compare_aucs, equivalences, mean_aucs
 from xaibench.harness.variants import CLASSIFIERS, Settings, deviations, subset_benchmark
 from xaibench.published import load_published
-from xaibench.reports.page import NOT_COMPUTABLE, Section, Text, to_html, to_markdown
+from xaibench.reports.page import NOT_COMPUTABLE, Page, Section, Table, Text, to_html, to_markdown
 from xaibench.reports.reproduction import make_page
 from xaibench.reports.reproduction_figures import draw_curves
 from xaibench.reports.reproduction_ratings import ratings_section
@@ -52,9 +55,18 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Reproduction:
         result.areas[name] = [
             MapArea("cwm", "image", t, 0.4, 0.3, 0.5, 1 - t, 4, 4, 0) for t in (0.1, 0.25, 0.5, 0.75, 0.9)
         ]
-    result.differences = compare_aucs(*(result.runs[name] for name in CLASSIFIERS))
-    each = dict.fromkeys(BASE.classes, 4)
-    result.counts = [Counts(each, each, each, (3, 3, 4))] * 2
+    first, second = (result.runs[name] for name in CLASSIFIERS)
+    usable = [np.ones(LABELS.shape, dtype=bool) for _ in range(2)]
+    usable[0][:4] = usable[1][:4] = False  # a patient of the training has the first image of each class
+    for name in CLASSIFIERS:
+        result.strict[name] = mean_aucs(result.runs[name], usable)
+    result.differences = compare_aucs(first, second)
+    result.equivalence = [*equivalences(first, second), *equivalences(first, second, usable)]
+    result.maps = compare_maps(first, second, MAPS, COMPARED)
+    each, one, none = (dict.fromkeys(BASE.classes, n) for n in (4, 1, 0))
+    negatives = dict.fromkeys(BASE.classes, 12)
+    result.counts = [Counts(each, each, each, (3, 3, 4), one, one, negatives, {**none, "Effusion": 2})] * 2
+    result.overlaps = [Overlap("", (0, 1), {**none, "Effusion": 3}, dict.fromkeys(BASE.classes, 8))]
     return result
 
 
@@ -90,6 +102,111 @@ def test_measured_numbers_stand_beside_them(found: Reproduction, tmp_path: Path)
     assert "Spread over the lungs: not computable from this data" in page
     assert "| GCM, subset 0 | 2 | 2 | 0.750 | 1.0000 | 1 |" in lines
     assert "| DenseNet-121, subset 1 | 2 | 2 | 0.750 | 1.0000 | not known |" in lines
+
+
+def test_every_section_with_published_values_says_that_nothing_was_measured_on_the_release(
+    found: Reproduction, tmp_path: Path
+) -> None:
+    """Drawn images stand beside values of NIH images: the page, its numbers and every section must say so."""
+    line = "Published values are the paper's, on the NIH release; those here are on drawn images: not like for like."
+    for result in (found, empty()):
+        page = make_page(result, PUBLISHED, tmp_path, "", ratings_section(result, PUBLISHED, []))
+        text = to_markdown(page)
+        assert text.count("No table of the paper has been measured here on the NIH release.") == 1
+        assert result.to_json()["claim"] == result.claim
+        assert "is no reproduction of them: it was measured on drawn images." in result.claim
+        assert text.index(result.claim) < text.index("| what | value |")
+        for section in page.sections:
+            said = to_markdown(Page("", [section]))
+            if "ublished (NIH)" in said or "Published: " in said:
+                assert line in said, section.title
+        headers = [header for section in page.sections for block in section.blocks for header in headers_of(block)]
+        assert any("published (NIH)" in header for header in headers)
+        assert not any("published" in header and "NIH" not in header for header in headers)
+
+
+def headers_of(block: object) -> list[str]:
+    return list(block.headers) if isinstance(block, Table) else []
+
+
+def whole_release(**changes: object) -> Reproduction:
+    """A reproduction of chestxray8-4class where the audit found every image."""
+    base = load_benchmark("chestxray8-4class")
+    audit = CohortAudit(
+        **{**{"images": 9, "patients": 3, "found": 9, "classes": (), "tables": (), "present": ()}, **changes}
+    )
+    return Reproduction(base, Settings(), [base], Path("nih"), "cpu", audit=audit)
+
+
+def test_the_claim_follows_from_the_data_and_the_deviations(found: Reproduction) -> None:
+    partial = whole_release(found=5)
+    assert "it was measured on 5 of the NIH release's 9 images" in partial.claim
+    complete = whole_release()
+    assert "nothing was measured" in complete.claim
+    complete.runs = found.runs
+    assert complete.claim == "Measured on the NIH release by the benchmark as written, beside the published values."
+    assert complete.like_for_like
+    complete.deviations = found.deviations
+    assert "No table of the paper has been measured here on the NIH release." in complete.claim
+    assert "not carried out as written" in complete.claim
+
+
+def test_what_flatters_and_contradicts_stands_on_the_page(found: Reproduction, tmp_path: Path) -> None:
+    lines = to_markdown(make_page(found, PUBLISHED, tmp_path, "", RATED)).splitlines()
+    assert "| Effusion | 1, 1 of 4 | 2 of 12 | 1, 1 of 4 | 2 of 12 |" in lines  # cohort
+    (row,) = [line for line in lines if line.startswith("| a test patient may be in the training |")]
+    assert "images used, subset 0: No Finding 1 of 4, Cardiomegaly 1 of 4" in row
+    (row,) = [line for line in lines if line.startswith("| a negative may carry the class's label |")]
+    assert "Effusion 2 of 12" in row
+    (row,) = [line for line in lines if line.startswith("| images that subsets 0 and 1 share |")]
+    assert "Effusion 3 of 8" in row
+    (row,) = [line for line in lines if line.startswith("| training images of a class |")]
+    assert "No Finding 963" in row
+    assert "No Finding 4 of 8" in row
+    assert "the rest validates" in row
+    auc, strict = found.aucs["gcm"][0], found.strict["gcm"][0]
+    assert strict.value != auc.value
+    (row,) = [line for line in lines if line.startswith("| No Finding | 3 + 9, 3 + 9 | 4 + 12, 4 + 12 |")]
+    for value in (auc, strict):
+        assert f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f})" in row
+
+
+def test_nothing_to_leave_out_is_said(found: Reproduction, tmp_path: Path) -> None:
+    result = Reproduction(**{**vars(found), "strict": found.aucs})
+    assert "there is nothing to leave out" in to_markdown(make_page(result, PUBLISHED, tmp_path, "", RATED))
+
+
+def test_comparable_is_tested_and_maps_are_paired(found: Reproduction, tmp_path: Path) -> None:
+    page = to_markdown(make_page(found, PUBLISHED, tmp_path, "", RATED))
+    lines = page.splitlines()
+    assert "two one-sided tests (TOST), margin 0.03" in page
+    for item in found.equivalence:
+        what = "mean of the classes" if item.class_name == "macro" else item.class_name
+        images = "without leaks and contradictions" if item.usable else "all test images"
+        (row,) = [line for line in lines if line.startswith(f"| {what}, {images} |")]
+        assert f"{item.difference:.3f} ({item.low:.3f} to {item.high:.3f})".replace("-0.000", "0.000") in row
+        assert row.endswith("| yes |" if item.equivalent else "| not shown |")
+    (row,) = [line for line in lines if line.startswith("| Energy in the region: mean of the classes |")]
+    assert row.startswith("| Energy in the region: mean of the classes | 0.400 | 0.400 | 0.000 (")
+    result = Reproduction(**{**vars(found), "maps": [], "missing": {"maps": "no test image has a box"}})
+    page = to_markdown(make_page(result, PUBLISHED, tmp_path, "", RATED))
+    assert "cwm against gradcam: not computable from this data (no test image has a box)." in page
+
+
+def test_another_split_rule_stands_beside(found: Reproduction, tmp_path: Path) -> None:
+    beside = Reproduction(**{**vars(found)})
+    split = {"name": "chestxray8", "options": {"split": "patient_disjoint"}}
+    beside.benchmarks = [tiny_benchmark(dataset=split)]
+    for result in (found, empty("the split rule paper can't be drawn: no box")):
+        both = Reproduction(**{**vars(result), "beside": beside})
+        page = to_markdown(make_page(both, PUBLISHED, tmp_path, "", RATED))
+        auc = beside.aucs["gcm"][0]
+        rows = [line for line in page.splitlines() if line.startswith("| No Finding |") and line.count("|") == 6]
+        assert any(f"{auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f})" in row for row in rows)
+        assert "GCM, patient_disjoint" in page
+        assert "patient_disjoint/reproduction.html" in page
+        assert both.to_json()["beside"]["preset"] == "patient_disjoint"
+    assert "can't be drawn: no box" in page
 
 
 def test_lungs_come_with_a_table_where_the_data_know_them(found: Reproduction, tmp_path: Path) -> None:

@@ -114,6 +114,31 @@ class State:
                 parameter.requires_grad_(self.gradients[name])
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A classifier's state, and the glance by which to tell whether it is still that."""
+
+    glance: Hashable
+    state: State
+
+    @classmethod
+    def of(cls, classifier: nn.Module) -> Self:
+        """Look at a classifier."""
+        return cls(State.glance(classifier), State.of(classifier))
+
+    def tidy(self, classifier: nn.Module) -> str | None:
+        """Take away what an explainer left on a classifier since, and return the first of it; None for nothing."""
+        if State.glance(classifier) == self.glance:
+            return None
+        now = State.of(classifier)
+        left = [f"left a hook on {where or 'the classifier'}" for where in self.state.hooks_left(now)]
+        left += [f"afterwards {change}" for change in self.state.changes(now)]
+        if not left:
+            return None
+        self.state.restore(classifier)
+        return left[0]
+
+
 def is_hooked(network: nn.Module) -> bool:
     """Tell whether running a network calls more than its layers' own code: hooks, or a ``forward`` put on a layer."""
     if any(

@@ -23,6 +23,7 @@ import click
 from xaibench import __version__
 from xaibench.cli.output import printable
 from xaibench.errors import XaibenchError, did_you_mean
+from xaibench.memory import settle_process
 
 # Module in this folder to short help: here, so that the help imports no subcommand. One whose module does not exist yet
 # is left out.
@@ -157,6 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the traceback before it.
     """
     state = State()
+    settle_process()
     # Pillow's, of an image that is then refused with an error of one line
     warnings.filterwarnings("ignore", message=r"Image size .* exceeds limit of")
     try:

@@ -26,6 +26,7 @@ class Split(ABC):
         labels: (N, K) float32, 0 or 1.
         threads: how many threads decode; 1 where decoding holds Python's interpreter lock, as more would only wait.
         fingerprint: sha256 over everything that decides the samples; part of every cache key.
+        contradicting: (N, K): by `labels` no example of the class, yet its source says it is one; None for none.
     """
 
     classes: tuple[str, ...]
@@ -35,6 +36,7 @@ class Split(ABC):
     labels: npt.NDArray[np.float32]
     fingerprint: str
     threads: int = 2
+    contradicting: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from xaibench.classifiers.base import Classifier
-from xaibench.classifiers.state import State
+from xaibench.classifiers.state import Seen, State
 from xaibench.datasets.base import Split, regions_of
 from xaibench.datasets.loader import Decoder
 from xaibench.errors import PLUGIN_ERRORS, NotApplicableError
@@ -40,14 +40,6 @@ class Sheet(Protocol):
 
     def offer(self, explainer: str, target: int, picture: Picture, heat: Tensor, hit: float | None) -> None:
         """Take a map (H, W) in the input's frame."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A classifier's state, and the glance by which to tell whether it is still that."""
-
-    glance: Hashable
-    state: State
 
 
 @dataclass
@@ -100,7 +92,7 @@ class Work:
 
     @cached_property
     def _seen(self) -> Seen:
-        return Seen(State.glance(self.classifier), State.of(self.classifier))
+        return Seen.of(self.classifier)
 
     @cached_property
     def maps_in_all(self) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,11 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from pydantic_core import to_jsonable_python
 from torch import nn
 
-import xaibench
 from xaibench.benchmark import Benchmark, ClassifierSpec, digest, load_benchmark
 from xaibench.classifiers.base import MEMORY_FORMATS, Classifier
 from xaibench.datasets.base import Split, Splits
@@ -51,12 +47,11 @@ from xaibench.metrics.base import Metric
 from xaibench.progress import Progress
 from xaibench.torch_settings import restored_settings
 from xaibench.training.checkpoint import Checkpoint
+from xaibench.versions import versions
 
 MOST_ASKED_ABOUT = 8
 """Images in a batch where a metric asks the network, hundreds of times about each: forward passes are full all the
 same, and larger batches would less often tell how long it takes or be safe in the store."""
-
-_PACKAGES = ("torch", "torchvision", "timm", "grad-cam", "captum", "numpy", "scipy", "scikit-learn", "pillow")
 
 
 @restored_settings()
@@ -344,17 +339,19 @@ def _record(
     seconds: float,
     batch_size: int,
 ) -> dict[str, Any]:
-    images, recipe, came = len(splits.test), checkpoint.making.hash, classifier.weights.source
+    images, came, external = len(splits.test), classifier.weights.source, classifier.comes_trained
+    recipe = "" if external else checkpoint.making.hash
     return {
         "weights": {
             "sha256": weights_hash(classifier),
-            "source": f"as they came: {came}" if classifier.comes_trained else f"recipe {recipe[:12]}, on {came}",
+            "source": f"external, not trained here: {came}" if external else f"recipe {recipe[:12]}, on {came}",
+            "external": external,
             "recipe_hash": recipe,
             "pretrained": asdict(classifier.weights),
             "history": checkpoint.history,
         },
         "classifier_options": dict(spec.options),
-        "recipe": spec.recipe.model_dump(mode="json"),
+        "recipe": {} if external else spec.recipe.model_dump(mode="json"),
         "data": {name: getattr(splits, name).fingerprint for name in ("train", "val", "test")},
         "test": {"images": images, "patients": len(set(splits.test.patients)), "pairs": len(records.pair_images)},
         "failed": records.failed,
@@ -364,17 +361,6 @@ def _record(
         "device": str(classifier.device),
         "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what decides numbers."""
-    found = {"xaibench": xaibench.__version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found | {"torch": torch.__version__}
 
 
 def raise_if_failed(run: Run) -> None:

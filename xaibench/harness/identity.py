@@ -24,10 +24,10 @@ from xaibench.classifiers.base import Classifier, hash_tensors
 from xaibench.datasets.base import Splits
 from xaibench.explainers.base import Explainer
 from xaibench.harness.records import MapMetric
+from xaibench.versions import libraries
 
-_LIBRARIES = ("torch", "torchvision", "timm", "captum", "grad-cam", "numpy", "scipy", "scikit-image")
-"""Known by their version; any other package by its code."""
 _BY_VERSION = frozenset({"builtins", "abc", "torch", "torchvision", "timm", "captum", "pytorch_grad_cam", "numpy"})
+"""Modules known by their version (`xaibench.versions.LIBRARIES`); any other package by its code."""
 _OURS = {
     "maps": ("types.py", "classifiers", "datasets", "explainers"),
     "scores": ("types.py", "classifiers", "datasets", "explainers", "metrics"),
@@ -36,17 +36,6 @@ _OURS = {
     "engine": ("types.py", "classifiers", "datasets", "explainers", "metrics", "harness"),
 }
 """The parts of this package that decide a map, its score, a contact sheet, what the doctor says, what a worker does."""
-
-
-def libraries() -> dict[str, str]:
-    """Return the versions of the libraries that decide numbers."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def classifier_identity(name: str, classifier: Classifier, options: Mapping[str, Any]) -> dict[str, Any] | None:

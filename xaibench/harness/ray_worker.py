@@ -18,14 +18,15 @@ import xaibench
 from xaibench.classifiers.base import Classifier
 from xaibench.errors import WeightsError, XaibenchError
 from xaibench.harness.batch import Work
-from xaibench.harness.identity import code_of, libraries
+from xaibench.harness.identity import code_of
 from xaibench.harness.records import Offer, Part
 from xaibench.harness.settling import copied, note, show
 from xaibench.harness.setup import weights_hash
 from xaibench.harness.sheets import ContactSheets
 from xaibench.harness.stream import unsettled
-from xaibench.memory import keep_freed_memory
+from xaibench.memory import settle_process
 from xaibench.registry import one_line
+from xaibench.versions import libraries
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Worker:
     def __init__(self, threads: int, device: str, paths: Sequence[str]) -> None:
         sys.path += [path for path in paths if path not in sys.path]
         torch.set_num_threads(threads)
-        keep_freed_memory()
+        settle_process()
         self._device = torch.device(device)
         self._name = ""
         self._work: Work | None = None

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("image", "patient", "class", "explainer", "metric", "value", "chance")
 """Of the per-image scores."""
+_AS_THEY_CAME = "as they came: "
+"""How earlier versions recorded weights that no recipe here made."""
 MACRO = "macro"
 """The class name of a score averaged over the classes."""
 _REMEDY = "run the same xaibench run again, which makes it anew"
@@ -112,6 +114,13 @@ class Run:
     record: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     directory: Path | None = None
+
+    @property
+    def external(self) -> bool:
+        """Whether the classifier came with its weights, so that no recipe says how they were made."""
+        weights = self.record.get("weights")
+        known = weights if isinstance(weights, Mapping) else {}
+        return bool(known.get("external", str(known.get("source", "")).startswith(_AS_THEY_CAME)))
 
     def select(
         self, *, explainer: str | None = None, metric: str | None = None, class_name: str | None = None

@@ -12,8 +12,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from xaibench.classifiers.base import Classifier
-from xaibench.classifiers.state import State
 from xaibench.errors import PLUGIN_ERRORS, PluginError, SideEffectError
 from xaibench.explainers.base import Explainer, upsample
 from xaibench.explainers.calling import call, call_native, has_native, is_foreign, undone
@@ -28,7 +26,7 @@ from xaibench.registry import one_line
 from xaibench.types import Frame, Prediction
 
 if TYPE_CHECKING:
-    from xaibench.harness.batch import BatchWork, Seen
+    from xaibench.harness.batch import BatchWork
 
 _KEEP_AFTER = 2.0
 """Seconds of scoring after which scores are kept, so that a killed run has no more than about that to do again."""
@@ -107,7 +105,7 @@ class Maps:
                 raise
             raise ExplainerFailedError(_reason(error, prediction)) from error
         finally:
-            left = _tidy(classifier, before)
+            left = before.tidy(classifier)
         low, high = ends(maps)
         # what a network's own NaN has made of a map is no fault of the explainer
         undefined = int(
@@ -269,16 +267,3 @@ def _reason(error: BaseException, prediction: Prediction) -> str:
     lost = int((~prediction.logits.isfinite().all(1)).sum())
     network = f" (the network's logits are NaN or infinite on {lost} of its images)" if lost else ""
     return one_line(error) + network
-
-
-def _tidy(classifier: Classifier, before: Seen) -> str | None:
-    """Take away what an explainer left on the classifier, and return the first of it."""
-    if State.glance(classifier) == before.glance:
-        return None
-    now = State.of(classifier)
-    left = [f"left a hook on {where or 'the classifier'}" for where in before.state.hooks_left(now)]
-    left += [f"afterwards {change}" for change in before.state.changes(now)]
-    if not left:
-        return None
-    before.state.restore(classifier)
-    return left[0]

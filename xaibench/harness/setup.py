@@ -31,7 +31,7 @@ from xaibench.errors import (
 from xaibench.explainers.base import Explainer
 from xaibench.explainers.calling import undone
 from xaibench.harness.records import MapMetric
-from xaibench.memory import keep_freed_memory, out_of_memory
+from xaibench.memory import out_of_memory
 from xaibench.metrics.base import Metric
 from xaibench.metrics.trial import check_parameters
 from xaibench.paths import alone, cache_dir, hold
@@ -73,12 +73,11 @@ def load_splits(benchmark: Benchmark, data_root: Path | None) -> Splits:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of that name, ready for work; "auto" is the first GPU where there is one, else the CPU.
+    """Return the device of that name; "auto" is the first GPU where there is one, else the CPU.
 
     Raises:
         UsageError: no such device here.
     """
-    keep_freed_memory()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

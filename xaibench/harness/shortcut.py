@@ -20,12 +20,12 @@ import torch
 
 from xaibench.benchmark import Benchmark, ClassifierSpec, DatasetSpec, load_benchmark, override
 from xaibench.classifiers.base import Classifier, hash_tensors
+from xaibench.classifiers.state import Seen
 from xaibench.datasets.base import Split, Splits
 from xaibench.datasets.loader import batches
 from xaibench.errors import PLUGIN_ERRORS, NotApplicableError, UsageError, XaibenchError, did_you_mean
 from xaibench.explainers.base import Explainer
 from xaibench.explainers.calling import call
-from xaibench.harness.evaluate import versions
 from xaibench.harness.setup import choose_device, load_splits, make_classifier, make_explainers, obtain_weights
 from xaibench.metrics.classification import class_scores, roc_auc
 from xaibench.metrics.localization import energy
@@ -34,6 +34,7 @@ from xaibench.registry import one_line
 from xaibench.statistics.auc import auc_interval
 from xaibench.statistics.bootstrap import Interval, mean_interval
 from xaibench.types import Sample
+from xaibench.versions import versions
 
 BASELINE = "random"
 """An explainer that can't tell the two apart, shown beside the others."""
@@ -157,6 +158,7 @@ def shortcut(
     found: dict[str, Array] = {}
     roc: dict[str, dict[str, float]] = {}
     failed: dict[str, str] = {}
+    faults: dict[str, str] = {}
     weights: dict[str, str] = {}
     chance = np.empty((0, 2))
     baselines: set[str] = set()
@@ -176,6 +178,7 @@ def shortcut(
             target,
             batch_size=batch_size,
             failed=failed,
+            faults=faults,
             advance=progress.advance,
         )
         found |= {f"{kind} {name}": values for name, values in shares.items()}
@@ -198,7 +201,7 @@ def shortcut(
         failed=failed,
         record={"benchmark": protocol.hash, "weights": weights, "versions": versions()}
         | {"data": {name: test.fingerprint for name, test in tests.items()}},
-        notes=_notes(roc, class_name),
+        notes=[*_notes(roc, class_name), *_fault_notes(faults)],
     )
 
 
@@ -211,6 +214,7 @@ def energies(
     *,
     batch_size: int,
     failed: dict[str, str],
+    faults: dict[str, str] | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[dict[str, Array], Array]:
     """Explain one class of some images and measure the energy on marker and lesion.
@@ -219,13 +223,14 @@ def energies(
         rows: indices of N images of the split, each with a marker.
         target: the class explained.
         failed: an explainer that fails is given up and its reason put in here; the others go on.
+        faults: explainer to what it left on the classifier, which is taken away before the next one explains.
 
     Returns:
         Explainer to energies (N, 2), on marker and lesion, NaN where undefined; and the shares of the image that these
         cover, (N, 2).
     """
     found: dict[str, list[Array]] = {name: [] for name in explainers}
-    areas = []
+    areas, before = [], Seen.of(classifier)
     for batch in batches(split, batch_size, rows):
         images = classifier.laid_out(batch.images.to(classifier.device))
         masks = [torch.from_numpy(mask).to(images.device) for mask in _masks(batch.samples, split, target)]
@@ -242,6 +247,10 @@ def energies(
                 except PLUGIN_ERRORS as error:  # one method's fault must not cost the others' work
                     failed[name] = one_line(error)
                     continue
+                finally:
+                    left = before.tidy(classifier)
+                    if left is not None and faults is not None:
+                        faults.setdefault(name, left)
                 found[name].append(np.stack(values, axis=1))
         advance(len(images))
     return {name: np.concatenate(v) for name, v in found.items() if name not in failed}, np.concatenate(areas)
@@ -361,6 +370,13 @@ def _notes(roc: Mapping[str, Mapping[str, float]], class_name: str) -> list[str]
             f"{with_marker:.3f}): it may look at the lesion, and an explainer that says so is right"
         ]
     return []
+
+
+def _fault_notes(faults: Mapping[str, str]) -> list[str]:
+    return [
+        f"explainer {name}: {left}: taken away for the others; put it back in a finally block"
+        for name, left in faults.items()
+    ]
 
 
 def raise_if_failed(found: Shortcut, explainers: Sequence[str]) -> None:

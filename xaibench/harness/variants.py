@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xaibench import registry
-from xaibench.benchmark import Benchmark
+from xaibench.benchmark import Benchmark, ClassifierSpec, override
 from xaibench.errors import UsageError
+from xaibench.plugins import accepts
 
 CLASSIFIERS = ("gcm", "densenet121")
 """The paper's two."""
@@ -36,6 +37,9 @@ class Settings:
         precision: of training, as a recipe names it; None for the recipes'.
         offline: replace pretrained weights that need a network; see `OFFLINE`.
         dataset_options: further options of the dataset.
+        options: of the classifiers, in place of the benchmark's: of each that has an option of that name, or of one, as
+            ``gcm.skips``.
+        recipe: fields of both recipes, or of one, as ``densenet121.learning_rate``.
     """
 
     subsets: int = 3
@@ -46,6 +50,8 @@ class Settings:
     precision: str | None = None
     offline: bool = False
     dataset_options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,20 +78,43 @@ def subset_benchmark(base: Benchmark, settings: Settings, subset: int) -> Benchm
     if settings.input_size is not None:
         table["input_size"] = settings.input_size
     table["classifiers"] = dict(table["classifiers"])
+    options_of, fields_of = _per_classifier(settings.options, "option"), _per_classifier(settings.recipe, "recipe")
     for name in CLASSIFIERS:
         spec = base.classifier(name).model_dump()
-        recipe = dict(spec["recipe"])
+        recipe, classifier_options = dict(spec["recipe"]), dict(spec["options"])
+        if settings.offline and needs_network(classifier_options | options_of[name]):
+            classifier_options |= OFFLINE[name][0]
+            recipe |= OFFLINE[name][1]
+        table_of = {"options": classifier_options, "recipe": recipe}
+        changed = override(ClassifierSpec.model_validate(table_of), options_of[name], fields_of[name])
+        recipe = changed.recipe.model_dump()
         if settings.limit_epochs is not None:
             recipe["epochs"] = min(recipe["epochs"], settings.limit_epochs)
         if settings.precision is not None:
             recipe["precision"] = settings.precision
-        classifier_options = dict(spec["options"])
-        if settings.offline and needs_network(classifier_options):
-            classifier_options |= OFFLINE[name][0]
-            recipe |= OFFLINE[name][1]
         recipe["seed"] += subset
-        table["classifiers"][name] = {"options": classifier_options, "recipe": recipe}
+        table["classifiers"][name] = {"options": dict(changed.options), "recipe": recipe}
     return Benchmark.model_validate(table)
+
+
+def _per_classifier(given: Mapping[str, Any], kind: str) -> dict[str, dict[str, Any]]:
+    """Return classifier to what is changed of it.
+
+    Raises:
+        UsageError: neither classifier has an option of that name.
+    """
+    found: dict[str, dict[str, Any]] = {name: {} for name in CLASSIFIERS}
+    for key, value in given.items():
+        name, dot, rest = key.partition(".")
+        if dot and name in CLASSIFIERS:
+            found[name][rest] = value
+            continue
+        takers = [name for name in CLASSIFIERS if kind == "recipe" or accepts("classifiers", name, key, by_name=True)]
+        if not takers:
+            raise UsageError(f"--option {key}: neither {' nor '.join(CLASSIFIERS)} has an option of that name")
+        for name in takers:
+            found[name].setdefault(key, value)
+    return found
 
 
 def needs_network(options: Mapping[str, Any]) -> bool:

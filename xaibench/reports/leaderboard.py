@@ -155,7 +155,9 @@ def _runs(results: Sequence[Result]) -> Table:
         written = result.benchmark.classifiers.get(result.classifier) or result.benchmark.classifiers.get("default")
         before = written.recipe.model_dump(mode="json") if written else {}
         after = result.recipe.model_dump(mode="json")
-        changed = [f"{key} {after[key]}" for key in after if after[key] != before.get(key)]
+        external = bool(result.weights.get("external"))
+        changed = ["external weights, no recipe"] if external else []
+        changed += [f"{key} {after[key]}" for key in after if not external and after[key] != before.get(key)]
         options = dict(written.options) if written else {}
         changed += [
             f"{key} {value}" for key, value in result.classifier_options.items() if options.get(key, ...) != value

@@ -10,16 +10,18 @@ from typing import Any
 
 from xaibench.benchmark import Benchmark
 from xaibench.errors import XaibenchError, first_line
-from xaibench.harness.reproduce import Reproduction
+from xaibench.harness.reproduce import BESIDE, Reproduction
 from xaibench.harness.setup import duration
 from xaibench.harness.variants import CLASSIFIERS
 from xaibench.paths import write_atomically
 from xaibench.progress import Progress
 from xaibench.published import Published, load_published
 from xaibench.reports.page import Block, Missing, Page, Picture, Section, Table, Text, write_page
+from xaibench.reports.reproduction_aucs import auc_section, difference_section
+from xaibench.reports.reproduction_claims import NIH, not_alike, open_doubts, paper_departures
 from xaibench.reports.reproduction_cohort import cohort_section
 from xaibench.reports.reproduction_ratings import ratings_section
-from xaibench.reports.reproduction_scores import auc_section, difference_section, localization_section, normal_section
+from xaibench.reports.reproduction_scores import localization_section, normal_section
 
 TITLES = {"gcm": "GCM", "densenet121": "DenseNet-121"}
 
@@ -31,10 +33,11 @@ def write_reproduction(
     command: str = "",
     ratings: Sequence[Path] = (),
     progress: Progress | None = None,
-) -> tuple[Path, Path]:
+) -> tuple[Path, ...]:
     """Write ``reproduction.md`` and ``reproduction.html`` into a folder and return their paths.
 
-    Beside them: figures, and every number in ``reproduction.json``.
+    Beside them: figures, and every number in ``reproduction.json``. The study by another split rule that stands beside
+    this one has its page in a folder of the rule's name.
 
     Args:
         command: the command line that led here.
@@ -49,7 +52,10 @@ def write_reproduction(
     numbers = json.dumps(found.to_json(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(folder / "reproduction.json", lambda part: part.write_text(numbers, encoding="utf-8"))
     curves, maps = _draw(found, published, folder, ratings, progress)
-    return write_page(make_page(found, published, folder, command, rated, curves, maps), folder, "reproduction")
+    pages = write_page(make_page(found, published, folder, command, rated, curves, maps), folder, "reproduction")
+    if found.beside is None:
+        return pages
+    return *pages, *write_reproduction(found.beside, folder / BESIDE, command=command, progress=progress)
 
 
 def _draw(
@@ -66,7 +72,9 @@ def _draw(
     if (data := draw_curves(run, published)) is not None:
         path = folder / "visible-in-box.png"
         write_atomically(path, lambda part: part.write_bytes(data))
-        curves.append(Picture(path.name, "Share of the box that is visible, over the threshold; published by eye"))
+        curves.append(
+            Picture(path.name, "Share of the box that is visible, over the threshold; published on NIH images, by eye")
+        )
     try:
         paths = paper_figures(
             run, folder / "figures", ratings=ratings, data_root=found.data_root, device=found.device, progress=progress
@@ -92,7 +100,7 @@ def make_page(
         f"Reproduction of the GCM study on {base.title or base.name}",
         [
             _setup_section(found, published, command),
-            _deviation_section(found),
+            _deviation_section(found, published),
             cohort_section(found, published),
             _training_section(found, published),
             auc_section(found, published),
@@ -111,6 +119,9 @@ def _setup_section(found: Reproduction, published: Published, command: str) -> S
     rows = [
         ["benchmark", f"{found.base.name} ({found.base.title})"],
         ["data", f"{used.dataset.name}" + (f" in {found.data_root}" if found.data_root else "")],
+        ["measured on", found.measured_on],
+        *([["split rule", found.preset]] if found.preset else []),
+        *([["beside it", f"the split rule {BESIDE}: {BESIDE}/reproduction.html"]] if found.beside else []),
         ["classes", ", ".join(used.classes)],
         ["input size", f"{used.input_size} px"],
         ["subsets", str(len(found.benchmarks))],
@@ -120,17 +131,17 @@ def _setup_section(found: Reproduction, published: Published, command: str) -> S
         rows.insert(0, ["command", command])
     sources = [source.citation + (f", {source.url}" if source.url else "") for source in published.sources.values()]
     rows += [["published numbers", source] for source in sources]
-    blocks: list[Block] = [Table(["what", "value"], rows)]
+    blocks: list[Block] = [Text(found.claim), Table(["what", "value"], rows)]
     if reason := found.missing.get("runs"):
         blocks.append(Missing(reason, "Everything but the cohort audit"))
     return Section("What was run", blocks)
 
 
-def _deviation_section(found: Reproduction) -> Section:
+def _deviation_section(found: Reproduction, published: Published) -> Section:
     blocks: list[Block] = []
     if found.deviations:
         rows = [[deviation.key, deviation.written, deviation.used] for deviation in found.deviations]
-        blocks.append(Table(["value", "benchmark as written", "here"], rows))
+        blocks.append(Table(["value", "benchmark as written", "here"], rows, "What was changed in the benchmark"))
     else:
         blocks.append(Text("None: the benchmark was carried out as written."))
     if found.audit is not None and 0 < found.audit.found < found.audit.images:
@@ -146,7 +157,10 @@ def _deviation_section(found: Reproduction) -> Section:
             "paper: that choice is made on the test and favours it."
         )
     )
-    blocks.append(Table(["the paper leaves open", "here"], _open_points(found.benchmarks[0]), "Points left open"))
+    if not set(published.cohort.train).isdisjoint(found.base.classes):
+        blocks.append(paper_departures(found, published))
+    points = _open_points(found.benchmarks[0]) + open_doubts(found)
+    blocks.append(Table(["the paper leaves open", "here"], points, "Points left open"))
     return Section("Deviations", blocks)
 
 
@@ -185,9 +199,9 @@ def _training_section(found: Reproduction, published: Published) -> Section:
         columns[-1] += [f"{size.parameters:,}", f"{size.trained:,}"] if size else ["-", "-"]
     what = ["input size", "optimizer", "learning rate", "batch size", "epochs", "loss", "schedule", "sampling"]
     what += ["mirrored images", "epoch selected by", "parameters", "of those trained"]
-    headers = ["", *(f"{TITLES[name]}, {side}" for name in CLASSIFIERS for side in ("published", "here"))]
+    headers = ["", *(f"{TITLES[name]}, {side}" for name in CLASSIFIERS for side in (NIH, "here"))]
     rows = [[name, *cells] for name, *cells in zip(what, *columns, strict=True)]
-    blocks: list[Block] = [Table(headers, rows)]
+    blocks: list[Block] = [*not_alike(found), Table(headers, rows)]
     if not found.runs:
         return Section("Training (table 2)", [*blocks, Missing(found.missing.get("runs", ""), "Training")])
     lines = []

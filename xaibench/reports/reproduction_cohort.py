@@ -8,15 +8,17 @@ from xaibench.datasets.chestxray8.cohort import CohortAudit, PresetCounts, depar
 from xaibench.harness.reproduce import Counts, Reproduction
 from xaibench.published import Published
 from xaibench.reports.page import Block, Missing, Section, Table, Text
+from xaibench.reports.reproduction_claims import NIH, doubt_table, not_alike, used_doubt_table
 
 
 def cohort_section(found: Reproduction, published: Published) -> Section:
     """Table 1."""
-    cohort, blocks = published.cohort, list[Block]()
+    cohort, blocks = published.cohort, not_alike(found)
     if found.audit is None:
         blocks.append(Missing(found.missing.get("audit", ""), "The audit of the NIH tables"))
     else:
         blocks += _audit_blocks(found.audit, published)
+        blocks += doubt_table(found)
     if not found.counts:
         return Section("Cohort (table 1)", blocks)
     rows = []
@@ -26,10 +28,11 @@ def cohort_section(found: Reproduction, published: Published) -> Section:
             row += [f"{counts.train[name]:,} + {counts.val[name]:,}", f"{counts.test[name]:,}"]
         rows.append(row)
     rows.append(["patients", "-", "-", *(cell for counts in found.counts for cell in _patients(counts))])
-    headers = ["class", "published train", "published test"]
+    headers = ["class", f"{NIH} train", f"{NIH} test"]
     for subset in range(len(found.counts)):
         headers += [f"subset {subset}: train + val", "test"]
     blocks.append(Table(headers, rows, "Images used here"))
+    blocks += used_doubt_table(found)
     return Section("Cohort (table 1)", blocks)
 
 
@@ -102,7 +105,7 @@ def _preset_table(presets: Sequence[PresetCounts], published: Published, caption
     for name in names:
         cells = [f"{p.train[name]:,} / {p.test[name]:,}" if not p.problem else "-" for p in presets]
         rows.append([name, f"{_count(cohort.train, name)} / {_count(cohort.test, name)}", *cells])
-    return Table(["class", "published", *(preset.preset for preset in presets)], rows, caption)
+    return Table(["class", NIH, *(preset.preset for preset in presets)], rows, caption)
 
 
 def _preset_checks(presets: Sequence[PresetCounts], caption: str) -> Table:

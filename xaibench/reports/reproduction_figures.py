@@ -53,8 +53,8 @@ def draw_curves(run: Run, published: Published) -> bytes | None:
         if (counts := published.visual_hits.counts.get(name)) is not None:
             interval = wilson_interval(counts.hits, counts.images)
             axes.axhspan(interval.low, interval.high, color=_BY_EYE, alpha=0.25, linewidth=0)
-            axes.axhline(counts.rate, color=_BY_EYE, linewidth=1.2, label="published: images judged hits by eye")
-            title += f"\npublished {counts.hits}/{counts.images} = {counts.rate:.3f}"
+            axes.axhline(counts.rate, color=_BY_EYE, linewidth=1.2, label="published (NIH): images judged hits by eye")
+            title += f"\npublished (NIH) {counts.hits}/{counts.images} = {counts.rate:.3f}"
         axes.set_title(title, fontsize=10)
         axes.set(xlabel="threshold, share of the map's maximum", xlim=(0, 1), ylim=(0, 1.02))
     by_label = {line.get_label(): line for axes in panels for line in axes.get_lines()}

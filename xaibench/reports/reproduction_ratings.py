@@ -10,6 +10,7 @@ from xaibench.harness.reproduce import Reproduction
 from xaibench.published import Published
 from xaibench.reports.page import Block, Missing, Section, Table, Text
 from xaibench.reports.rated import rating_results, read_ratings
+from xaibench.reports.reproduction_claims import NIH, not_alike
 from xaibench.reports.reproduction_scores import by_eye, ranged
 
 _TITLE = "Human ratings"
@@ -30,7 +31,8 @@ def ratings_section(found: Reproduction, published: Published, files: Sequence[P
         return Section(_TITLE, [Missing(f"nobody has rated these maps; {how}", _WHAT)])
     results = rating_results(run, read_ratings(files, run))
     raters = ", ".join(map(str, results["raters"]))
-    blocks: list[Block] = [Text(f"{results['rated']} ratings by {raters}; {results['unrated']} left unrated.")]
+    blocks = not_alike(found)
+    blocks += [Text(f"{results['rated']} ratings by {raters}; {results['unrated']} left unrated.")]
     blocks.append(_rates(results["rates"], published))
     blocks.append(_agreement(results["agreement"]))
     blocks.append(_rules(results["rules"]))
@@ -51,7 +53,7 @@ def _rates(rows: Sequence[Mapping[str, Any]], published: Published) -> Table:
         ]
         for row in rows
     ]
-    return Table(["map, rater: class", "hits", "rate", "published"], cells, "Rated hits, Wilson's intervals")
+    return Table(["map, rater: class", "hits", "rate", NIH], cells, "Rated hits, Wilson's intervals")
 
 
 def _agreement(rows: Sequence[Mapping[str, Any]]) -> Block:

@@ -1,4 +1,4 @@
-"""The measured half of a reproduction's page: ROC-AUC, localization, normal images."""
+"""What a reproduction's page says of the maps: localization, normal images."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from xaibench import registry
 from xaibench.harness.normal_maps import IMAGE, LUNGS, NORMAL, MapArea
-from xaibench.harness.reproduce import Reproduction
+from xaibench.harness.reproduce import MAPS, Reproduction
 from xaibench.harness.run import MACRO, Run, Score
-from xaibench.harness.variants import CLASSIFIERS
 from xaibench.published import BoxAccuracy, Published
 from xaibench.reports.page import Block, Missing, Picture, Section, Table, Text
+from xaibench.reports.reproduction_claims import NIH, not_alike
 from xaibench.statistics import mean_intervals, wilson_interval
 
 SHOWN_THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -23,84 +23,14 @@ SHARES = (0.1, 0.5)
 HEADLINES = ("hit_rate", "pointing_game", "energy", "iou_otsu")
 
 
-def auc_section(found: Reproduction, published: Published) -> Section:
-    """Table 5."""
-    title = "ROC-AUC (table 5)"
-    if not found.aucs:
-        return Section(title, [_published_aucs(published), Missing(found.missing.get("runs", ""), "Measured ROC-AUC")])
-    rows = []
-    for position, name in enumerate((*found.base.classes, MACRO)):
-        row = ["mean of the classes" if name == MACRO else name]
-        for classifier in CLASSIFIERS:
-            printed = dict(published.roc_auc.classifiers[classifier])
-            printed[MACRO] = float(np.mean(list(printed.values())))
-            auc = found.aucs[classifier][position]
-            row += [
-                f"{printed[name]:.3f}" if name in printed else "-",
-                ranged(auc.value, auc.low, auc.high),
-                ", ".join(f"{value:.3f}" for value in auc.subsets),
-            ]
-        rows.append(row)
-    headers = [
-        "class",
-        "GCM published",
-        "GCM here, mean",
-        "subsets",
-        "DenseNet published",
-        "DenseNet here, mean",
-        "subsets",
-    ]
-    best = ", ".join(f"{name}: subset {subset}" for name, subset in found.best.items())
-    other: list[Block] = []
-    if set(found.base.classes) != set(published.roc_auc.classifiers["gcm"]) or found.base.task != "multiclass":
-        known = ", ".join(published.roc_auc.classifiers["gcm"])
-        other.append(Text(f"Published for another task, one of {known} for each image: no like for like."))
-    return Section(
-        title,
-        [
-            *other,
-            Table(headers, rows, f"Mean of the subsets; {_level(found)} bootstrap intervals by patient"),
-            Text(
-                "The interval covers the draw of the test's patients; the spread of the subsets shows the training's."
-            ),
-            Text(f"Best subset by the mean over the classes: {best}."),
-        ],
-    )
-
-
-def _published_aucs(published: Published) -> Table:
-    values = published.roc_auc.classifiers
-    rows = [[name, *(f"{values[classifier][name]:.3f}" for classifier in CLASSIFIERS)] for name in values["gcm"]]
-    return Table(["class", "GCM published", "DenseNet published"], rows)
-
-
-def difference_section(found: Reproduction) -> Section:
-    """GCM less DenseNet-121 on the same images."""
-    title = "GCM against DenseNet-121 on the same images"
-    if not found.differences:
-        return Section(title, [Missing(found.missing.get("runs", ""), "Paired comparison")])
-    rows = [
-        [
-            f"subset {item.subset}: {item.class_name}",
-            _number(item.first),
-            _number(item.second),
-            ranged(item.difference, item.low, item.high),
-            _p(item.p),
-            _p(item.p_holm),
-        ]
-        for item in found.differences
-    ]
-    caption = f"DeLong's paired test, patients as clusters; {_level(found)} intervals; Holm over all rows"
-    return Section(title, [Table(["", "GCM", "DenseNet-121", "difference", "p", "p after Holm"], rows, caption)])
-
-
 def localization_section(found: Reproduction, published: Published, curves: Sequence[Picture]) -> Section:
     """Sec. 5.2 made exact, on each classifier's best subset."""
     title = "Localization (sec. 5.2)"
     hits = published.visual_hits
     rows = [[name, by_eye(published, name)] for name in hits.counts]
     caption = f"Published in {hits.place}: {hits.rule}; 95% Wilson intervals"
-    blocks: list[Block] = [Table(["class", "images whose lesion the map attends to"], rows, caption)]
+    blocks = not_alike(found)
+    blocks.append(Table(["class", f"{NIH}: images whose lesion the map attends to"], rows, caption))
     if not found.best:
         return Section(title, [*blocks, *_boxes(found, published), Missing(found.missing.get("runs", ""), "Measured")])
     blocks += curves
@@ -119,6 +49,7 @@ def localization_section(found: Reproduction, published: Published, curves: Sequ
         blocks.append(_headline_table(found, name))
     absent = [name for name in found.base.classes if name not in scored and name != NORMAL]
     blocks += [Missing("no test image has a box of it", name) for name in absent]
+    blocks += _map_blocks(found)
     return Section(title, [*blocks, *_boxes(found, published)])
 
 
@@ -177,7 +108,7 @@ def _hit_table(found: Reproduction, published: Published, name: str) -> Table:
 
 def _beside(published: Published, name: str) -> str:
     printed = by_eye(published, name)
-    return f". Published, by eye: {printed}" if printed else ""
+    return f". Published (NIH), by eye: {printed}" if printed else ""
 
 
 def _hit_cell(run: Run, explainer: str, name: str, share: float, threshold: float) -> str:
@@ -245,7 +176,7 @@ def _box_table(
 ) -> Table:
     rows = []
     for name in (name for name in found.base.classes if name in values):
-        rows.append([f"{name}, published", *(f"{value:.3f}" for value in values[name])])
+        rows.append([f"{name}, {NIH}", *(f"{value:.3f}" for value in values[name])])
         for label, run, explainer in _rows(found) if found.best else ():
             scores = [_one(run, explainer, f"{metric}@{threshold:.2f}", name) for threshold in printed.thresholds]
             if any(scores):
@@ -253,10 +184,40 @@ def _box_table(
     return Table(["class, map", *(f"T = {threshold:g}" for threshold in printed.thresholds)], rows, caption)
 
 
+def _map_blocks(found: Reproduction) -> list[Block]:
+    """The two classifiers' maps on the same images."""
+    first, second = MAPS
+    what = f"{first} against {second}"
+    if not found.maps:
+        return [Missing(found.missing.get("maps", "these runs are of an earlier version"), what)]
+    rows = []
+    for item in found.maps:
+        title = registry.get("metrics", item.metric).load().title
+        name = "mean of the classes" if item.class_name == MACRO else item.class_name
+        rows.append(
+            [
+                f"{title}: {name}",
+                number(item.first),
+                number(item.second),
+                ranged(item.difference, item.low, item.high),
+                p_value(item.p),
+                p_value(item.p_holm) if item.class_name == MACRO else "-",
+                f"{item.n}, {item.patients}" + (f" ({item.left_out} left out)" if item.left_out else ""),
+            ]
+        )
+    caption = (
+        f"{first} (gcm) against {second} (densenet121) on the same images of all subsets: permutation test of whole "
+        f"patients; {level(found)} bootstrap intervals by patient; Holm over the means of the classes"
+    )
+    headers = ["metric: class", first, second, "difference", "p", "p after Holm", "pairs, patients"]
+    return [Table(headers, rows, caption)]
+
+
 def normal_section(found: Reproduction, published: Published) -> Section:
     """Figure 9 in numbers."""
     title = "No Finding: how much the maps cover (figure 9)"
-    blocks: list[Block] = [Text(f"Published: {published.visual_hits.no_finding} ({published.visual_hits.place}).")]
+    blocks = not_alike(found)
+    blocks += [Text(f"Published: {published.visual_hits.no_finding} ({published.visual_hits.place}).")]
     areas = [(classifier, area) for classifier, measured in found.areas.items() for area in measured]
     for part, what in ((IMAGE, "Map area"), (LUNGS, "Spread over the lungs")):
         own = [(classifier, area) for classifier, area in areas if area.part == part]
@@ -293,15 +254,21 @@ def ranged(value: float, low: float, high: float) -> str:
     >>> ranged(0.97, 0.924, 0.9881)
     '0.970 (0.924 to 0.988)'
     """
-    return f"{_number(value)} ({_number(low)} to {_number(high)})"
+    return f"{number(value)} ({number(low)} to {number(high)})"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Write a number to three digits.
+
+    >>> number(-0.0001), number(float("nan"))
+    ('0.000', 'undefined')
+    """
     text = f"{value:.3f}"
     return "undefined" if value != value else text.removeprefix("-") if float(text) == 0 else text
 
 
-def _p(value: float) -> str:
+def p_value(value: float) -> str:
+    """Write a p-value."""
     return "undefined" if value != value else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -322,5 +289,6 @@ def _size(scores: Sequence[Score]) -> str:
     return f"; {max(score.n for score in scores)} pairs of {max(score.patients for score in scores)} patients"
 
 
-def _level(found: Reproduction) -> str:
+def level(found: Reproduction) -> str:
+    """Write the confidence of the intervals."""
     return f"{100 * found.base.statistics.confidence:.4g}%"

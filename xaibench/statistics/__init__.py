@@ -16,6 +16,7 @@ from xaibench.statistics.bootstrap import (
 from xaibench.statistics.chance import chance_corrected, chance_corrected_interval
 from xaibench.statistics.comparison import Comparison, paired_comparisons
 from xaibench.statistics.delong import AUCs, AUCTest, delong
+from xaibench.statistics.equivalence import Equivalence, tost
 from xaibench.statistics.paired import PairedTest, holm, mcnemar_test, permutation_test
 from xaibench.statistics.power import Detectable, design_effect, detectable_difference, detectable_rate
 from xaibench.statistics.ranks import Ranking, critical_difference, rank_methods
@@ -25,6 +26,7 @@ __all__ = [
     "AUCs",
     "Comparison",
     "Detectable",
+    "Equivalence",
     "Interval",
     "Intervals",
     "PairedTest",
@@ -48,6 +50,7 @@ __all__ = [
     "permutation_test",
     "rank_methods",
     "statistic_intervals",
+    "tost",
     "weighted_auc",
     "wilson_interval",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import signal
 import sys
@@ -31,6 +30,7 @@ from xaibench.training.arrays import Arrays, compute_arrays, remove_arrays
 from xaibench.training.checkpoint import Checkpoint, Making, save_checkpoint
 from xaibench.training.module import Training
 from xaibench.training.states import find_state, keep_state
+from xaibench.versions import TRAINING_LIBRARIES, libraries
 
 
 def train(
@@ -108,7 +108,12 @@ def train(
     classifier.to(device).load_trained_state(best)
     classifier.eval()
     checkpoint = Checkpoint(
-        path, making, history, classifier.weights.sha256, _versions(), round(time.monotonic() - started, 1)
+        path,
+        making,
+        history,
+        classifier.weights.sha256,
+        libraries(TRAINING_LIBRARIES),
+        round(time.monotonic() - started, 1),
     )
     save_checkpoint(checkpoint, best)
     del arrays
@@ -240,8 +245,3 @@ def _interruptible() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _versions() -> dict[str, str]:
-    found = {name: importlib.metadata.version(name) for name in ("timm", "lightning", "numpy")}
-    return {"torch": torch.__version__, **found}

@@ -5,14 +5,18 @@ It needs the tables alone. Where images are there, it also says what can be draw
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from xaibench.datasets.chestxray8.images import ImageIndex, index_images
 from xaibench.datasets.chestxray8.options import Options, parse_options
-from xaibench.datasets.chestxray8.splits import Drawn, draw, find_candidates, shared_patients
+from xaibench.datasets.chestxray8.splits import Drawn, contradicting, draw, find_candidates, shared_patients
 from xaibench.datasets.chestxray8.tables import Record, Tables, canonical, parse_entries, read_tables
 from xaibench.errors import DataError
 from xaibench.limits import read_text
@@ -52,6 +56,10 @@ class PresetCounts:
         shared_patients: patients on both sides.
         shared_images: training-side images of those patients.
         boxed_in_train: training-side images that have a box of any finding.
+        validation: class to images of the training side that validate.
+        leaking: class to test images of a patient who is in the training; `leaking_any`: in training or validation.
+        negatives: class to test images that count as no example of it.
+        contradicting: class to those of them that Data_Entry labels with it.
         problem: why nothing could be drawn; the rest is empty then.
     """
 
@@ -62,7 +70,29 @@ class PresetCounts:
     shared_patients: int = 0
     shared_images: int = 0
     boxed_in_train: int = 0
+    validation: Mapping[str, int] = field(default_factory=dict)
+    leaking: Mapping[str, int] = field(default_factory=dict)
+    leaking_any: Mapping[str, int] = field(default_factory=dict)
+    negatives: Mapping[str, int] = field(default_factory=dict)
+    contradicting: Mapping[str, int] = field(default_factory=dict)
     problem: str = ""
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Training-side images that two subsets share.
+
+    Attributes:
+        preset: the split rule.
+        subsets: the two.
+        shared: class to images that are in both.
+        images: class to images of the first.
+    """
+
+    preset: str
+    subsets: tuple[int, int]
+    shared: Mapping[str, int]
+    images: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -98,6 +128,7 @@ class CohortAudit:
         found: of those, in the data root.
         tables: one row a preset, from all images that the tables name.
         present: the same from the images found; empty where all or none are.
+        overlaps: of every two subsets of a preset, from all images that the tables name.
     """
 
     images: int
@@ -107,6 +138,11 @@ class CohortAudit:
     tables: Sequence[PresetCounts]
     present: Sequence[PresetCounts]
     changes: LabelChanges | None = None
+    overlaps: Sequence[Overlap] = ()
+
+    def preset(self, name: str) -> PresetCounts | None:
+        """Return what a preset draws from all images that the tables name; None where it can't be drawn."""
+        return next((counts for counts in self.tables if counts.preset == name and not counts.problem), None)
 
 
 def audit_cohort(
@@ -116,6 +152,7 @@ def audit_cohort(
     options: Mapping[str, object] | None = None,
     older: Path | None = None,
     presets: Sequence[str] = PRESETS,
+    subsets: int = 1,
 ) -> CohortAudit:
     """Count what each preset draws.
 
@@ -124,6 +161,7 @@ def audit_cohort(
         classes: the benchmark's classes.
         options: dataset options that hold for every preset (``max_per_class``, seeds); `split` is ignored.
         older: an older Data_Entry table to compare the labels with.
+        subsets: so many are drawn, by seeds that follow the options', to count what they share.
 
     Raises:
         DataError: a table is missing or damaged.
@@ -150,6 +188,11 @@ def audit_cohort(
         tables=counts(allow_missing=False),
         present=counts(allow_missing=True) if 0 < found < len(records) else (),
         changes=None if older is None else compare_labels(older, records, names),
+        overlaps=[
+            overlap
+            for preset in presets
+            for overlap in _overlaps(tables, names, _options(preset, given, allow_missing=False), subsets)
+        ],
     )
 
 
@@ -194,19 +237,50 @@ def _count(tables: Tables, classes: Sequence[str], options: Options, found: Call
         drawn = draw(tables, classes, options, found)
     except DataError as error:
         return PresetCounts(options.split, {}, {}, problem=str(error))
-    return preset_counts(options.split, drawn, classes, {box.id for box in tables.boxes.boxes})
+    return preset_counts(options.split, drawn, classes, tables)
 
 
-def preset_counts(preset: str, drawn: Drawn, classes: Sequence[str], boxed: set[str]) -> PresetCounts:
-    """Count a draw; `boxed` are the ids of all images with a box of any finding."""
+def _overlaps(tables: Tables, classes: Sequence[str], options: Options, subsets: int) -> list[Overlap]:
+    sides: list[list[set[str]]] = []
+    for subset in range(subsets if subsets > 1 else 0):
+        try:
+            drawn = draw(tables, classes, replace(options, subset_seed=options.subset_seed + subset), lambda _: True)
+        except DataError:
+            return []
+        side = [*drawn.train, *drawn.val]
+        sides.append([{item.id for item in side if k in item.labels} for k in range(len(classes))])
+    return [
+        Overlap(
+            options.split,
+            (one, other),
+            {name: len(sides[one][k] & sides[other][k]) for k, name in enumerate(classes)},
+            {name: len(sides[one][k]) for k, name in enumerate(classes)},
+        )
+        for one, other in itertools.combinations(range(len(sides)), 2)
+    ]
+
+
+def preset_counts(preset: str, drawn: Drawn, classes: Sequence[str], tables: Tables) -> PresetCounts:
+    """Count a draw from tables."""
+    boxed = {box.id for box in tables.boxes.boxes}
     side = [*drawn.train, *drawn.val]
     patients = [{item.patient for item in items} for items in (side, drawn.test)]
     shared = patients[0] & patients[1]
-    train, test = (Counter(label for item in items for label in item.labels) for items in (side, drawn.test))
+
+    def by_class(counts: Mapping[int, int] | npt.NDArray[np.int64]) -> dict[str, int]:
+        return {name: int(counts[k]) for k, name in enumerate(classes)}
+
+    train, val, test = (Counter(x for item in items for x in item.labels) for items in (side, drawn.val, drawn.test))
+    against = contradicting(drawn.test, tables.entries.records, classes)
     return PresetCounts(
         preset=preset,
-        train={name: train[k] for k, name in enumerate(classes)},
-        test={name: test[k] for k, name in enumerate(classes)},
+        train=by_class(train),
+        test=by_class(test),
+        validation=by_class(val),
+        leaking=by_class(Counter(shared_patients(drawn.test, drawn.train))),
+        leaking_any=by_class(Counter(shared_patients(drawn.test, side))),
+        negatives={name: len(drawn.test) - test[k] for k, name in enumerate(classes)},
+        contradicting=by_class(against.sum(axis=0)),
         patients=(len(patients[0]), len(patients[1])),
         shared_patients=len(shared),
         shared_images=sum(item.patient in shared for item in side),

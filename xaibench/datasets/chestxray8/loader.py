@@ -14,8 +14,8 @@ import numpy as np
 from xaibench.datasets.base import Split, Splits
 from xaibench.datasets.chestxray8.images import DECODE_VERSION, decode, frame_of, index_images
 from xaibench.datasets.chestxray8.options import Options, parse_options
-from xaibench.datasets.chestxray8.splits import Item, draw
-from xaibench.datasets.chestxray8.tables import RELEASE_SIZE, Record, Tables, read_tables
+from xaibench.datasets.chestxray8.splits import Item, contradicting, draw
+from xaibench.datasets.chestxray8.tables import RELEASE_SIZE, Record, Tables, canonical, read_tables
 from xaibench.datasets.content import sha256_of, sha256_of_one
 from xaibench.errors import DataError, UsageError
 from xaibench.types import Frame, Region, Sample
@@ -47,6 +47,7 @@ class ChestXray8Split(Split):
         self.labels = np.zeros((len(items), len(classes)), dtype=np.float32)
         for row, item in enumerate(items):
             self.labels[row, list(item.labels)] = 1
+        self.contradicting = contradicting(items, records, [canonical(name) for name in classes])
         self.root, self.paths = root, paths
         self._boxes = [item.boxes for item in items]
         self._meta = [

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from xaibench.datasets.chestxray8.options import Options
 from xaibench.datasets.chestxray8.tables import FINDINGS, NO_FINDING, RELEASE_SIZE, Record, Tables, canonical
 from xaibench.errors import DataError, UsageError, did_you_mean
@@ -369,3 +372,16 @@ def shared_patients(items: Iterable[Item], others: Iterable[Item]) -> Mapping[in
     """Return class index to how many of `items` are of a patient who is among `others`."""
     patients = {other.patient for other in others}
     return Counter(label for item in items if item.patient in patients for label in item.labels)
+
+
+def contradicting(
+    items: Sequence[Item], records: Mapping[str, Record], classes: Sequence[str]
+) -> npt.NDArray[np.bool_]:
+    """Return (N, K): where an image is no example of a class though Data_Entry labels it so.
+
+    That is the paper's rule: a test image has the class of its box alone, whatever else is found in it.
+    """
+    found = [
+        [label in records[item.id].labels and k not in item.labels for k, label in enumerate(classes)] for item in items
+    ]
+    return np.array(found, dtype=bool).reshape(len(items), len(classes))

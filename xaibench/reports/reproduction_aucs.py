@@ -1,0 +1,192 @@
+"""What a reproduction's page says of the classifiers: ROC-AUC beside the published one, and compared."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from xaibench.harness.reproduce import BESIDE, Reproduction
+from xaibench.harness.run import MACRO
+from xaibench.harness.subsets import MARGIN, MeanAUC
+from xaibench.harness.variants import CLASSIFIERS
+from xaibench.published import Published
+from xaibench.reports.page import Block, Missing, Section, Table, Text
+from xaibench.reports.reproduction_claims import NIH, not_alike
+from xaibench.reports.reproduction_scores import level, number, p_value, ranged
+
+
+def auc_section(found: Reproduction, published: Published) -> Section:
+    """Table 5."""
+    title = "ROC-AUC (table 5)"
+    if not found.aucs:
+        absent = Missing(found.missing.get("runs", ""), "Measured ROC-AUC")
+        return Section(title, [*not_alike(found), _published_aucs(published), absent, *_beside_blocks(found)])
+    rows = []
+    for position, name in enumerate((*found.base.classes, MACRO)):
+        row = ["mean of the classes" if name == MACRO else name]
+        for classifier in CLASSIFIERS:
+            printed = dict(published.roc_auc.classifiers[classifier])
+            printed[MACRO] = float(np.mean(list(printed.values())))
+            auc = found.aucs[classifier][position]
+            row += [
+                f"{printed[name]:.3f}" if name in printed else "-",
+                ranged(auc.value, auc.low, auc.high),
+                ", ".join(f"{value:.3f}" for value in auc.subsets),
+            ]
+        rows.append(row)
+    headers = [
+        "class",
+        f"GCM {NIH}",
+        "GCM here, mean",
+        "subsets",
+        f"DenseNet {NIH}",
+        "DenseNet here, mean",
+        "subsets",
+    ]
+    best = ", ".join(f"{name}: subset {subset}" for name, subset in found.best.items())
+    other = not_alike(found)
+    if set(found.base.classes) != set(published.roc_auc.classifiers["gcm"]) or found.base.task != "multiclass":
+        known = ", ".join(published.roc_auc.classifiers["gcm"])
+        other.append(Text(f"Published for another task, one of {known} for each image: no like for like."))
+    return Section(
+        title,
+        [
+            *other,
+            Table(headers, rows, f"Mean of the subsets; {level(found)} bootstrap intervals by patient"),
+            Text(
+                "The interval covers the draw of the test's patients; the spread of the subsets shows the training's."
+            ),
+            Text(f"Best subset by the mean over the classes: {best}."),
+            *_strict_blocks(found),
+            *_beside_blocks(found),
+        ],
+    )
+
+
+def _strict_blocks(found: Reproduction) -> list[Block]:
+    """ROC-AUC without leaking patients and contradicting negatives, of the same predictions."""
+    what = "ROC-AUC without leaking patients and contradicting negatives"
+    if not found.strict:
+        return [Missing(found.missing.get("strict", "these runs are of an earlier version"), what)]
+    first = CLASSIFIERS[0]
+    if all(
+        (every.positives, every.negatives) == (left.positives, left.negatives)
+        for every, left in zip(found.aucs[first], found.strict[first], strict=True)
+    ):
+        return [
+            Text(
+                "No test image is of a patient of training or validation, and no negative carries the class's label: "
+                "there is nothing to leave out."
+            )
+        ]
+    rows, absent = [], list[Block]()
+    for k, name in enumerate((*found.base.classes, MACRO)):
+        every, left = found.aucs[first][k], found.strict[first][k]
+        row = ["mean of the classes" if name == MACRO else name, _left(left), _left(every)]
+        for classifier in CLASSIFIERS:
+            every, left = found.aucs[classifier][k], found.strict[classifier][k]
+            row += [ranged(every.value, every.low, every.high), ranged(left.value, left.low, left.high)]
+            row[-1] += _of_fewer([auc.value for auc in found.strict[classifier][:-1]]) if name == MACRO else ""
+        rows.append(row)
+        if left.value != left.value:
+            absent.append(
+                Missing("in one of the subsets no image of it, or none without it, is left", f"{what}: {name}")
+            )
+    headers = ["class", "images left, with + without", "of", "GCM", "GCM, without these"]
+    headers += ["DenseNet-121", "DenseNet-121, without these"]
+    caption = (
+        "The same predictions without test images of training or validation patients, and without negatives that the "
+        f"data label with the class; {level(found)} bootstrap intervals by patient"
+    )
+    return [Table(headers, rows, caption), *absent]
+
+
+def _of_fewer(values: Sequence[float]) -> str:
+    """Mark a mean over the classes that leaves some out."""
+    known = sum(value == value for value in values)
+    return "" if known == len(values) else f", of {known} of {len(values)} classes"
+
+
+def _left(auc: MeanAUC) -> str:
+    return ", ".join(f"{n} + {m}" for n, m in zip(auc.positives, auc.negatives, strict=True)) or "-"
+
+
+def _beside_blocks(found: Reproduction) -> list[Block]:
+    """The same study with patients apart."""
+    if found.beside is None:
+        return []
+    studies = (found, found.beside)
+    rows = []
+    for k, name in enumerate((*found.base.classes, MACRO)):
+        row = ["mean of the classes" if name == MACRO else name]
+        for study, classifier in itertools.product(studies, CLASSIFIERS):
+            auc = study.aucs[classifier][k] if study.aucs else None
+            row.append("-" if auc is None else ranged(auc.value, auc.low, auc.high))
+        rows.append(row)
+    headers = ["class", *(f"{title}, {study.preset}" for study in studies for title in ("GCM", "DenseNet-121"))]
+    caption = f"Mean of the subsets by two split rules; other test images, so no paired test. More in {BESIDE}/"
+    absent = [
+        Missing(study.missing.get("runs", ""), f"ROC-AUC by the split rule {study.preset}")
+        for study in studies
+        if not study.aucs
+    ]
+    return [Table(headers, rows, caption), *absent]
+
+
+def _published_aucs(published: Published) -> Table:
+    values = published.roc_auc.classifiers
+    rows = [[name, *(f"{values[classifier][name]:.3f}" for classifier in CLASSIFIERS)] for name in values["gcm"]]
+    return Table(["class", f"GCM {NIH}", f"DenseNet {NIH}"], rows)
+
+
+def difference_section(found: Reproduction) -> Section:
+    """GCM less DenseNet-121 on the same images."""
+    title = "GCM against DenseNet-121 on the same images"
+    if not found.differences:
+        return Section(title, [Missing(found.missing.get("runs", ""), "Paired comparison")])
+    rows = [
+        [
+            f"subset {item.subset}: {item.class_name}",
+            number(item.first),
+            number(item.second),
+            ranged(item.difference, item.low, item.high),
+            p_value(item.p),
+            p_value(item.p_holm),
+        ]
+        for item in found.differences
+    ]
+    caption = f"DeLong's paired test, patients as clusters; {level(found)} intervals; Holm over all rows"
+    tests = Table(["", "GCM", "DenseNet-121", "difference", "p", "p after Holm"], rows, caption)
+    return Section(title, [tests, *_equivalence_blocks(found)])
+
+
+def _equivalence_blocks(found: Reproduction) -> list[Block]:
+    """Whether "comparable" holds, by a test that can say so."""
+    if not found.equivalence:
+        return [Missing("these runs are of an earlier version", "Equivalence test")]
+    rows = []
+    for item in found.equivalence:
+        name, images = item.class_name, "without leaks and contradictions" if item.usable else "all test images"
+        if name == MACRO:
+            alike = [one.difference for one in found.equivalence if one.usable == item.usable and one is not item]
+            name = "mean of the classes" + _of_fewer(alike)
+        rows.append(
+            [
+                f"{name}, {images}",
+                ranged(item.difference, item.low, item.high),
+                p_value(item.p),
+                "yes" if item.equivalent else "not shown",
+            ]
+        )
+    caption = (
+        f"Comparable on the mean of the subsets: two one-sided tests (TOST), margin {MARGIN:g} in ROC-AUC, at 0.05; "
+        "90% intervals. Standard errors by the bootstrap of patients, with their images in all subsets"
+    )
+    text = (
+        "A p above 0.05 in the table before this one is no sign that two are comparable: few patients give one "
+        "too. The tests cover the draw of the test's patients, not that of the "
+        f"trainings, of which there are {len(found.benchmarks)}. They are not corrected for their number."
+    )
+    return [Table(["class", "GCM less DenseNet-121", "p", "comparable"], rows, caption), Text(text)]
