@@ -18,7 +18,7 @@ from xaibench.statistics.comparison import Comparison, paired_comparisons
 from xaibench.statistics.delong import AUCs, AUCTest, delong
 from xaibench.statistics.paired import PairedTest, holm, mcnemar_test, permutation_test
 from xaibench.statistics.power import Detectable, design_effect, detectable_difference, detectable_rate
-from xaibench.statistics.ranks import Ranking, critical_difference, rank_methods
+from xaibench.statistics.ranks import Ranking, RankStability, critical_difference, rank_methods, rank_stability
 
 __all__ = [
     "AUCTest",
@@ -28,6 +28,7 @@ __all__ = [
     "Interval",
     "Intervals",
     "PairedTest",
+    "RankStability",
     "Ranking",
     "Resampling",
     "auc_interval",
@@ -47,6 +48,7 @@ __all__ = [
     "paired_comparisons",
     "permutation_test",
     "rank_methods",
+    "rank_stability",
     "statistic_intervals",
     "weighted_auc",
     "wilson_interval",
