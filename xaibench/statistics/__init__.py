@@ -19,7 +19,7 @@ from xaibench.statistics.delong import AUCs, AUCTest, delong
 from xaibench.statistics.equivalence import Equivalence, tost
 from xaibench.statistics.paired import PairedTest, holm, mcnemar_test, permutation_test
 from xaibench.statistics.power import Detectable, design_effect, detectable_difference, detectable_rate
-from xaibench.statistics.ranks import Ranking, critical_difference, rank_methods
+from xaibench.statistics.ranks import Ranking, RankStability, critical_difference, rank_methods, rank_stability
 
 __all__ = [
     "AUCTest",
@@ -30,6 +30,7 @@ __all__ = [
     "Interval",
     "Intervals",
     "PairedTest",
+    "RankStability",
     "Ranking",
     "Resampling",
     "auc_interval",
@@ -49,6 +50,7 @@ __all__ = [
     "paired_comparisons",
     "permutation_test",
     "rank_methods",
+    "rank_stability",
     "statistic_intervals",
     "tost",
     "weighted_auc",
