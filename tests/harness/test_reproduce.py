@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from tests.datasets.nih_release import entry, name, write_release
 from tests.tiny import tiny_benchmark
 from xaibench.benchmark import load_benchmark
 from xaibench.cli import main
-from xaibench.errors import UsageError, WeightsError
+from xaibench.errors import DataError, UsageError, WeightsError
 from xaibench.harness.reproduce import Reproduction, reproduce
 from xaibench.harness.variants import CLASSIFIERS, Settings
 from xaibench.progress import Progress
@@ -158,6 +160,80 @@ def test_fourteen_findings_at_once_go_the_same_way(tmp_path: Path) -> None:
     assert "binary cross entropy" in page
     assert "Published for another task" in page
     assert "Hernia: not computable from this data (no test image has a box of it)" in page
+
+
+def small_release(root: Path, boxed: Sequence[str]) -> Path:
+    """80 patients, 20 a class, two images each; the first patient of each boxed class has a box on the first image, and
+    the second, boxed too, is labelled Effusion beside."""
+    classes = load_benchmark("chestxray8-4class").classes
+    rows, boxes = [], []
+    for patient in range(1, 81):
+        label = classes[patient % 4]
+        both = f"{label}|Effusion" if label in boxed and label != "Effusion" and patient in (5, 6) else label
+        rows += [entry(patient, both), entry(patient, label, 1)]
+        if label in boxed and patient <= 8:
+            boxes.append(f"{name(patient)},{label},256.5,512,128,64.25")
+    return write_release(root, rows, boxes)
+
+
+def test_the_paper_s_split_comes_with_patients_apart_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XAIBENCH_CACHE", str(tmp_path / "cache"))
+    root = small_release(tmp_path / "nih", ("Cardiomegaly", "Pneumothorax", "Effusion"))
+    out = tmp_path / "out"
+    arguments = ["reproduce", "chestxray8-4class", "--data-root", str(root), "--out", str(out), "--device", "cpu", "-q"]
+    arguments += ["--offline", "--subsets", "1", "--input-size", "32", "--limit-epochs", "1", "--limit-images", "12"]
+    arguments += ["-o", "decoders=per_class", "--recipe", "batch_size=8", "--recipe", "gcm.learning_rate=0.05"]
+    assert main(arguments) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert "No table of the paper has been measured here on the NIH release." in printed
+    assert "gcm, patient_disjoint: mean ROC-AUC" in printed
+    assert "gcm, paper: mean ROC-AUC" in printed
+    numbers = json.loads((out / "reproduction.json").read_text())
+    used = {d["key"]: d["used"] for d in numbers["deviations"]}
+    assert used["classifiers.gcm.options.decoders"] == "per_class"
+    assert used["classifiers.gcm.recipe.batch_size"] == used["classifiers.densenet121.recipe.batch_size"] == "8"
+    assert used["classifiers.gcm.recipe.learning_rate"] == "0.05"
+    assert numbers["runs"]["gcm"][0]["run"]["recipe"]["batch_size"] == 8
+    beside = numbers["beside"]
+    assert (numbers["preset"], beside["preset"]) == ("paper", "patient_disjoint")
+    assert sum(numbers["counts"][0]["leaking_any"].values()) > 0  # each boxed patient's other image may train
+    assert sum(numbers["counts"][0]["contradicting"].values()) == 2
+    for counts in beside["counts"]:
+        assert set(counts["leaking_any"].values()) == set(counts["contradicting"].values()) == {0}
+    page = (out / "reproduction.md").read_text()
+    assert "| classifiers.gcm.options.decoders | not set | per_class |" in page
+    assert "Comparable on the mean of the subsets" in page
+    assert "cwm (gcm) against gradcam (densenet121) on the same images of all subsets" in page
+    assert "GCM, without these" in page
+    assert "-o decoders=per_class" in page or "--option decoders=per_class" in page
+    other = (out / "patient_disjoint" / "reproduction.md").read_text()
+    assert "there is nothing to leave out" in other
+    alone = tmp_path / "alone"
+    assert main([*arguments[:5], str(alone), *arguments[6:], "--preset", "paper"]) == 0
+    assert not (alone / "patient_disjoint").exists()
+    assert json.loads((alone / "reproduction.json").read_text())["beside"] is None
+
+
+def test_a_split_rule_that_can_t_be_drawn_says_why_and_the_other_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XAIBENCH_CACHE", str(tmp_path / "cache"))
+    root = small_release(tmp_path / "nih", ("Cardiomegaly",))
+    settings = Settings(subsets=1, limit_epochs=1, limit_images=12, input_size=32, offline=True)
+    base = load_benchmark("chestxray8-4class")
+    found = reproduce(base, data_root=root, out=tmp_path / "out", settings=settings, device="cpu")
+    assert "no test image of class 'Pneumothorax': it has no boxes" in found.missing["runs"]
+    assert found.beside is not None
+    assert len(found.beside.aucs["gcm"]) == 5
+    pages = write_reproduction(found, tmp_path / "out")
+    assert len(pages) == 4
+    page = pages[0].read_text()
+    assert "the split rule paper can't be drawn" in page
+    assert f"{found.beside.aucs['gcm'][0].value:.3f}" in page
+    with pytest.raises(DataError, match="no test image of class 'Pneumothorax'"):
+        reproduce(base, data_root=root, out=tmp_path / "x", settings=replace(settings, preset="paper"), device="cpu")
 
 
 @pytest.mark.slow

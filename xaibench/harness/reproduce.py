@@ -151,30 +151,33 @@ class Reproduction:
         name = self.base.dataset.name
         if self.audit is None:
             return "drawn images" if name == "phantom" else f"data of {name}"
-        if not self.audit.found:
-            return "no image"
         whole = self.audit.found == self.audit.images
         return "the NIH release" if whole else f"{self.audit.found:,} of the NIH release's {self.audit.images:,} images"
 
     @property
     def like_for_like(self) -> bool:
-        """Whether a published value and one measured here are of the same data by the same protocol."""
+        """Whether a published value and one measured here are of the same data by the same protocol.
+
+        Metrics that were added change no other number.
+        """
         complete = self.audit is not None and 0 < self.audit.found == self.audit.images
-        return complete and not self.deviations and bool(self.runs)
+        changed = any(not deviation.key.startswith("metrics.") for deviation in self.deviations)
+        return complete and not changed and bool(self.runs)
 
     @property
     def claim(self) -> str:
-        """What the numbers here do not say of the published ones."""
+        """What the numbers here say, or do not say, of the published ones."""
         if self.like_for_like:
             return "Measured on the NIH release by the benchmark as written, beside the published values."
+        nothing = "No table of the paper has been measured here on the NIH release"
+        if not self.runs:
+            return f"{nothing}: {self.missing.get('runs', 'nothing was run')}."
         why = f"it was measured on {self.measured_on}"
-        if self.audit is not None and 0 < self.audit.found == self.audit.images:
-            why = (
-                "the benchmark was not carried out as written (see Deviations)" if self.runs else "nothing was measured"
-            )
+        if self.audit is not None and self.audit.found == self.audit.images:
+            why = "the benchmark was not carried out as written (see Deviations)"
         return (
-            "No table of the paper has been measured here on the NIH release. Published values are those of the paper, "
-            f"on that release; what stands beside them here is no reproduction of them: {why}."
+            f"{nothing}. Published values are those of the paper, on that release; what stands beside them here is no "
+            f"reproduction of them: {why}."
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from xaibench.progress import Progress
 from xaibench.published import Published, load_published
 from xaibench.reports.page import Block, Missing, Page, Picture, Section, Table, Text, write_page
 from xaibench.reports.reproduction_aucs import auc_section, difference_section
-from xaibench.reports.reproduction_claims import NIH, not_alike, open_doubts, paper_departures
+from xaibench.reports.reproduction_claims import NIH, open_doubts, paper_departures
 from xaibench.reports.reproduction_cohort import cohort_section
 from xaibench.reports.reproduction_ratings import ratings_section
 from xaibench.reports.reproduction_scores import localization_section, normal_section
@@ -201,7 +201,7 @@ def _training_section(found: Reproduction, published: Published) -> Section:
     what += ["mirrored images", "epoch selected by", "parameters", "of those trained"]
     headers = ["", *(f"{TITLES[name]}, {side}" for name in CLASSIFIERS for side in (NIH, "here"))]
     rows = [[name, *cells] for name, *cells in zip(what, *columns, strict=True)]
-    blocks: list[Block] = [*not_alike(found), Table(headers, rows)]
+    blocks: list[Block] = [Table(headers, rows)]
     if not found.runs:
         return Section("Training (table 2)", [*blocks, Missing(found.missing.get("runs", ""), "Training")])
     lines = []

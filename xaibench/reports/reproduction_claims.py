@@ -17,6 +17,8 @@ def not_alike(found: Reproduction) -> list[Block]:
     """Return a line for every section that has published values beside others of other data, or by another protocol."""
     if found.like_for_like:
         return []
+    if not found.runs:
+        return [Text("Published values are the paper's, on the NIH release; nothing was measured here.")]
     return [
         Text(
             f"Published values are the paper's, on the NIH release; those here are on {found.measured_on}: not like "

@@ -361,7 +361,7 @@ def _published_note(side: Sequence[Item], test: Sequence[Item], classes: Sequenc
         f"{label} {ours[0][k]}/{ours[1][k]} (published {published[label][0]}/{published[label][1]})"
         for k, label in enumerate(classes)
     )
-    return "train + val / test beside the paper's table 1: " + ", ".join(rows)
+    return "train + val / test beside the paper's table 1, which is of the whole release: " + ", ".join(rows)
 
 
 def _few(names: Sequence[str]) -> str:
