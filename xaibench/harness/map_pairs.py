@@ -114,11 +114,11 @@ def _scores_of(one: Run, other: Run, explainers: tuple[str, str], metrics: Seque
     for run, explainer, side in zip((one, other), explainers, ("first", "second"), strict=True):
         table = run.images()
         chosen = table[(table["explainer"] == explainer) & table["metric"].isin(metrics)]
-        values = chosen["value"].to_numpy(dtype=np.float64)
+        values = chosen["value"].to_numpy(dtype=np.float64, copy=True)
         for metric in metrics:
             rows = (chosen["metric"] == metric).to_numpy()
-            loaded = registry.get("metrics", metric).load()
-            if rows.any() and hasattr(loaded, "counted"):  # what an undefined map counts as
-                values[rows] = loaded.counted(values[rows], chosen["chance"].to_numpy(dtype=np.float64)[rows])
+            if explainer not in dict(run.record.get("given_up", {})).get(metric, {}):
+                counted = registry.get("metrics", metric).load().counted
+                values[rows] = counted(values[rows], chosen["chance"].to_numpy(dtype=np.float64)[rows])
         parts.append(chosen[keys].astype(str).assign(**{side: values}))
     return parts[0].merge(parts[1], on=keys, validate="one_to_one")

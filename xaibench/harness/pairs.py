@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from xaibench.datasets.base import Splits
 from xaibench.errors import UsageError, XaibenchError
 from xaibench.harness.evaluate import evaluate
 from xaibench.harness.run import Run
-from xaibench.harness.setup import load_splits
+from xaibench.harness.setup import load_splits, make_classifier, weights_hash
 from xaibench.harness.store import default_store
 from xaibench.progress import Progress
 from xaibench.training.checkpoint import Making
@@ -104,7 +105,7 @@ def finished_run(
 
     A directory that is no whole run is passed over.
     """
-    recipe_hash = Making.of(classifier, spec, benchmark, splits).hash
+    weights = _Weights(classifier, spec, benchmark, splits)
     data = {name: getattr(splits, name).fingerprint for name in ("train", "val", "test")}
     found = []
     for path in sorted(folder.glob("*/run.json")):
@@ -119,10 +120,33 @@ def finished_run(
             and set(explainers) <= {*run.explainers, *run.baselines}
             and not set(explainers) & set(record.get("failed", {}))
             and record.get("data") == data
-            and dict(record.get("weights", {})).get("recipe_hash") == recipe_hash
+            and weights.made(run)
             and dict(record.get("versions", {})).get("xaibench") == xaibench.__version__
             and all((path.parent / table).is_file() for table in ("scores.parquet", "predictions.parquet"))
         )
         if same:
             found.append(run)
     return min(found, key=lambda run: len(run.explainers), default=None)
+
+
+class _Weights:
+    """What weights a run would have now."""
+
+    def __init__(self, classifier: str, spec: ClassifierSpec, benchmark: Benchmark, splits: Splits) -> None:
+        self._given, self._splits = (classifier, spec, benchmark), splits
+
+    @cached_property
+    def _recipe(self) -> str:
+        return Making.of(*self._given, self._splits).hash
+
+    @cached_property
+    def _sha256(self) -> str:
+        return weights_hash(make_classifier(*self._given))
+
+    def made(self, run: Run) -> bool:
+        """Tell whether they are the run's: of the same recipe, or, of what is not trained here, the same tensors."""
+        known = dict(run.record.get("weights", {}))
+        if not run.external:
+            return known.get("recipe_hash") == self._recipe
+        spec = self._given[1]
+        return run.record.get("classifier_options") == dict(spec.options) and known.get("sha256") == self._sha256
