@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +12,8 @@ import numpy.typing as npt
 from xaibench.errors import XaibenchError
 from xaibench.harness.run import MACRO, Run
 from xaibench.metrics.classification import class_scores
-from xaibench.statistics import Resampling
-from xaibench.statistics.auc import WeightedAUC
-from xaibench.statistics.bootstrap import Array, statistic_intervals
+from xaibench.statistics.auc import mean_auc_intervals, weighted_auc
+from xaibench.statistics.bootstrap import Array
 from xaibench.statistics.delong import delong
 from xaibench.statistics.paired import holm
 
@@ -80,26 +78,18 @@ def predicted(run: Run) -> Predicted:
 def mean_aucs(runs: Sequence[Run]) -> list[MeanAUC]:
     """Average the ROC-AUCs of one classifier's runs, class by class and over the classes.
 
-    One draw of patients serves all subsets, so that test images which subsets share vary together.
+    Test images which subsets share vary together.
     """
     spec, classes = runs[0].benchmark.statistics, runs[0].benchmark.classes
     parts = [predicted(run) for run in runs]
-    patients = [patient for part in parts for patient in part.patients]
-    labels = np.concatenate([part.labels for part in parts])
-    areas = [[WeightedAUC(part.scores[:, k], part.labels[:, k]) for k in range(len(classes))] for part in parts]
-    starts = np.cumsum([0, *(len(part.images) for part in parts)])
-
-    def each(weights: Array) -> Array:
-        """Return (subsets, r, K)."""
-        rows = [weights[:, start:end] for start, end in itertools.pairwise(starts)]
-        return np.stack([np.stack([area(w) for area in of], 1) for of, w in zip(areas, rows, strict=True)])
-
-    drawn = Resampling(patients, resamples=spec.resamples, seed=spec.seed)
-    counts = [min(drawn.patients(column == 1), drawn.patients(column == 0)) for column in labels.T]
-    intervals = statistic_intervals(
-        lambda weights: each(weights).mean(0), drawn, patients=counts, confidence=spec.confidence, method=spec.method
+    values = np.array([[_area(part.scores[:, k], part.labels[:, k]) for k in range(len(classes))] for part in parts])
+    intervals = mean_auc_intervals(
+        [(part.scores, part.labels, part.patients) for part in parts],
+        confidence=spec.confidence,
+        resamples=spec.resamples,
+        seed=spec.seed,
+        method=spec.method,
     )
-    values = each(np.ones((1, len(patients))))[:, 0]
     found = []
     columns = [*values.T, np.array([_mean(row) for row in values])]
     for name, column, interval in zip((*classes, MACRO), columns, (*intervals.columns, intervals.macro), strict=True):
@@ -107,6 +97,10 @@ def mean_aucs(runs: Sequence[Run]) -> list[MeanAUC]:
         mean = float(np.mean(column))
         found.append(MeanAUC(runs[0].classifier, name, mean, interval.low, interval.high, subsets, interval.method))
     return found
+
+
+def _area(scores: Array, labels: npt.NDArray[np.int64]) -> float:
+    return float(weighted_auc(scores, labels, np.ones((1, len(labels))))[0])
 
 
 def _mean(values: Array) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from xaibench.statistics.bootstrap import check as check_method
 from xaibench.statistics.delong import AUCs, delong
 from xaibench.statistics.score import mean_of_limits
 
-__all__ = ["WeightedAUC", "auc_interval", "auc_intervals", "weighted_auc"]
+__all__ = ["WeightedAUC", "auc_interval", "auc_intervals", "mean_auc_intervals", "weighted_auc"]
 
 
 def auc_intervals(
@@ -51,7 +52,8 @@ def auc_intervals(
     check_method(confidence, method)
     drawn = resampling or Resampling(clusters, resamples=resamples, seed=seed)
     if method == "score":
-        return _score_intervals([delong(score[:, k], label[:, k], clusters) for k in range(score.shape[1])], confidence)
+        names = [str(name) for name in clusters]
+        return mean_auc_intervals([(score, label, names)], confidence=confidence)
     areas = [WeightedAUC(score[:, k], label[:, k]) for k in range(score.shape[1])]
     patients = [min(drawn.patients(column == 1), drawn.patients(column == 0)) for column in label.T]
 
@@ -61,16 +63,62 @@ def auc_intervals(
     return statistic_intervals(statistic, drawn, patients=patients, confidence=confidence, method=method)
 
 
-def _score_intervals(found: Sequence[AUCs], confidence: float) -> Intervals:
-    columns = tuple(each.interval(confidence=confidence) for each in found)
-    areas = np.array([each.areas[0] for each in found])
-    there = np.isfinite(areas)
-    if there.sum() < 2:
-        single = [interval for interval, known in zip(columns, there, strict=True) if known]
-        return Intervals(columns, single[0] if single else Interval(0.0, 1.0, "bounds"))
-    adds = np.concatenate([each.adds for each in found], axis=1)[:, there]
-    ends = np.array([(interval.low, interval.high) for interval, known in zip(columns, there, strict=True) if known])
-    return Intervals(columns, Interval(*mean_of_limits(areas[there], ends, adds), "score"))
+def mean_auc_intervals(
+    parts: Sequence[tuple[Array, npt.NDArray[np.int64], Sequence[str]]],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    method: Method = "score",
+) -> Intervals:
+    """Return intervals of ROC-AUCs averaged over several sets of images, which may share patients, and of their mean.
+
+    Args:
+        parts: scores (N, K), labels (N, K) and N patient names of each set.
+        confidence, resamples, seed, method: as for `auc_intervals`.
+    """
+    check_method(confidence, method)
+    if method == "score":
+        found = [[delong(score[:, k], label[:, k], who) for k in range(label.shape[1])] for score, label, who in parts]
+        return _score_intervals(found, [who for _, _, who in parts], confidence)
+    areas = [[WeightedAUC(score[:, k], label[:, k]) for k in range(label.shape[1])] for score, label, _ in parts]
+    starts = np.cumsum([0, *(len(who) for _, _, who in parts)])
+
+    def statistic(weights: Array) -> Array:
+        rows = [weights[:, start:end] for start, end in pairwise(starts)]
+        own = [np.stack([area(w) for area in of], 1) for of, w in zip(areas, rows, strict=True)]
+        mean: Array = np.stack(own).mean(0)
+        return mean
+
+    drawn = Resampling([name for _, _, who in parts for name in who], resamples=resamples, seed=seed)
+    labels = np.concatenate([label for _, label, _ in parts])
+    patients = [min(drawn.patients(column == 1), drawn.patients(column == 0)) for column in labels.T]
+    return statistic_intervals(statistic, drawn, patients=patients, confidence=confidence, method=method)
+
+
+def _score_intervals(
+    found: Sequence[Sequence[AUCs]], clusters: Sequence[Sequence[str]], confidence: float
+) -> Intervals:
+    """Return the intervals of each column's mean over the sets, and of the mean over columns with a value in all."""
+    everyone, patient = np.unique(np.concatenate([np.unique(names) for names in clusters]), return_inverse=True)
+    places = np.split(patient, np.cumsum([len(np.unique(names)) for names in clusters])[:-1])
+    areas = np.array([[each.areas[0] for each in row] for row in found])  # (sets, K)
+    limits: list[list[Interval]] = [[each.interval(confidence=confidence) for each in row] for row in found]
+    ends = np.array([[(each.low, each.high) for each in row] for row in limits])
+    adds = np.zeros((len(everyone), *areas.shape))
+    for part, (row, own) in enumerate(zip(found, places, strict=True)):
+        adds[own, part] = np.stack([each.adds[:, 0] for each in row], 1)
+
+    def mean(columns: npt.NDArray[np.intp]) -> Interval:
+        if len(found) == 1 and len(columns) == 1:
+            return limits[0][int(columns[0])]
+        if not len(columns) or not np.isfinite(areas[:, columns]).all():
+            return Interval(0.0, 1.0, "bounds")
+        own = areas[:, columns].ravel(), ends[:, columns].reshape(-1, 2), adds[:, :, columns].reshape(len(adds), -1)
+        return Interval(*mean_of_limits(*own), "score")
+
+    known = np.flatnonzero(np.isfinite(areas).all(0))
+    return Intervals(tuple(mean(np.array([k])) for k in range(areas.shape[1])), mean(known))
 
 
 def auc_interval(scores: npt.ArrayLike, labels: npt.ArrayLike, clusters: Sequence[str], **options: Any) -> Interval:
