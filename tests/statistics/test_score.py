@@ -236,7 +236,8 @@ def test_the_model_is_hanley_and_mcneils() -> None:
     scores = 9 * rng.exponential(size=(20_000, positives)), rng.exponential(size=(20_000, negatives))
     found = (scores[0][:, :, None] > scores[1][:, None, :]).mean((1, 2))
     assert found.mean() == pytest.approx(area, abs=2e-3)
-    low, high = auc_limits(area, 0.0, positives, negatives, 10**9, 0.95)  # the model alone: no weight without variance
+    low, high, told = auc_limits(area, 0.0, positives, negatives, 10**9, 0.95)
+    assert told == 0  # the model alone
     quantile = stats.norm.ppf(0.975)
     for end in (low, high):  # the score equation with the variance at the estimate over A (1 - A)
         variance = (area - end) ** 2 / quantile**2 / (end * (1 - end)) * area * (1 - area)
@@ -244,7 +245,8 @@ def test_the_model_is_hanley_and_mcneils() -> None:
 
 
 def test_many_misranked_patients_leave_the_placements_to_speak() -> None:
-    low, high = auc_limits(0.7, 1e-6, 10**5, 10**5, 2 * 10**5, 0.95)
+    low, high, told = auc_limits(0.7, 1e-6, 10**5, 10**5, 2 * 10**5, 0.95)
+    assert told > 0.999
     assert (high - low) / (2 * 1.96) == pytest.approx(1e-3, rel=0.01)
     assert (high + low) / 2 == pytest.approx(0.7, abs=1e-4)
 
@@ -266,6 +268,8 @@ def test_mean_of_limits_by_hand() -> None:
     assert same == pytest.approx((0.6 - 0.35, 0.6 + 0.1))
     against = mean_of_limits(values, ends, np.array([[1.0, -2.0]]))
     assert against == pytest.approx((0.6 - 0.05, 0.6))
+    half = mean_of_limits(values, ends, np.array([[1.0, 2.0]]), np.array([0.25, 1.0]))  # correlation 0.5
+    assert half[1] == pytest.approx(0.6 + math.sqrt(0.1**2 + 0.1**2 + 0.1**2) / 2)
     still = mean_of_limits(values, ends, np.array([[1.0, 0.0], [2.0, 0.0]]))  # no correlation without variation
     assert still == pytest.approx((0.6 - 0.25, 0.6 + math.hypot(0.1, 0.1) / 2))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xaibench.statistics.auc import auc_interval, auc_intervals, weighted_auc
+from xaibench.statistics.auc import auc_interval, auc_intervals, mean_auc_intervals, weighted_auc
 from xaibench.statistics.bootstrap import (
     Interval,
     Intervals,
@@ -20,6 +20,7 @@ from xaibench.statistics.delong import AUCs, AUCTest, delong
 from xaibench.statistics.paired import PairedTest, holm, mcnemar_test, permutation_test
 from xaibench.statistics.power import Detectable, design_effect, detectable_difference, detectable_rate
 from xaibench.statistics.ranks import Ranking, RankStability, critical_difference, rank_methods, rank_stability
+from xaibench.statistics.seeds import TwoLevel, two_level_difference, two_level_interval
 
 __all__ = [
     "AUCTest",
@@ -32,6 +33,7 @@ __all__ = [
     "RankStability",
     "Ranking",
     "Resampling",
+    "TwoLevel",
     "auc_interval",
     "auc_intervals",
     "bootstrap_weights",
@@ -45,6 +47,7 @@ __all__ = [
     "exact_interval",
     "holm",
     "mcnemar_test",
+    "mean_auc_intervals",
     "mean_interval",
     "mean_intervals",
     "paired_comparisons",
@@ -52,6 +55,8 @@ __all__ = [
     "rank_methods",
     "rank_stability",
     "statistic_intervals",
+    "two_level_difference",
+    "two_level_interval",
     "weighted_auc",
     "wilson_interval",
 ]

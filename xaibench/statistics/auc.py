@@ -105,20 +105,24 @@ def _score_intervals(
     areas = np.array([[each.areas[0] for each in row] for row in found])  # (sets, K)
     limits: list[list[Interval]] = [[each.interval(confidence=confidence) for each in row] for row in found]
     ends = np.array([[(each.low, each.high) for each in row] for row in limits])
+    told = np.array([[each.told() for each in row] for row in found]).mean(0)
     adds = np.zeros((len(everyone), *areas.shape))
     for part, (row, own) in enumerate(zip(found, places, strict=True)):
         adds[own, part] = np.stack([each.adds[:, 0] for each in row], 1)
-
-    def mean(columns: npt.NDArray[np.intp]) -> Interval:
-        if len(found) == 1 and len(columns) == 1:
-            return limits[0][int(columns[0])]
-        if not len(columns) or not np.isfinite(areas[:, columns]).all():
-            return Interval(0.0, 1.0, "bounds")
-        own = areas[:, columns].ravel(), ends[:, columns].reshape(-1, 2), adds[:, :, columns].reshape(len(adds), -1)
-        return Interval(*mean_of_limits(*own), "score")
-
+    columns = []
+    for k, inside in enumerate(np.isfinite(areas).all(0)):
+        if len(found) == 1:
+            columns.append(limits[0][k])
+        elif inside:
+            columns.append(Interval(*mean_of_limits(areas[:, k], ends[:, k], adds[:, :, k]), "score"))
+        else:
+            columns.append(Interval(0.0, 1.0, "bounds"))
     known = np.flatnonzero(np.isfinite(areas).all(0))
-    return Intervals(tuple(mean(np.array([k])) for k in range(areas.shape[1])), mean(known))
+    if len(known) < 2:
+        return Intervals(tuple(columns), columns[int(known[0])] if len(known) else Interval(0.0, 1.0, "bounds"))
+    sides = np.array([(columns[k].low, columns[k].high) for k in known])
+    macro = mean_of_limits(areas[:, known].mean(0), sides, adds.mean(1)[:, known], told[known])
+    return Intervals(tuple(columns), Interval(*macro, "score"))
 
 
 def auc_interval(scores: npt.ArrayLike, labels: npt.ArrayLike, clusters: Sequence[str], **options: Any) -> Interval:

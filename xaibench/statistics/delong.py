@@ -64,7 +64,14 @@ class AUCs:
         if not math.isfinite(variance):
             return Interval(0.0, 1.0, "bounds")
         variance = variance if variance > FLAT**2 else 0.0
-        return Interval(*auc_limits(area, variance, *self.sizes, confidence), "score")
+        return Interval(*auc_limits(area, variance, *self.sizes, confidence)[:2], "score")
+
+    def told(self, k: int = 0) -> float:
+        """Return the share of the variance behind `interval` that the images tell of; the rest is a model's."""
+        area, variance = float(self.areas[k]), float(self.covariance[k, k])
+        if not math.isfinite(variance):
+            return 0.0
+        return auc_limits(area, variance if variance > FLAT**2 else 0.0, *self.sizes, 0.95)[2]
 
     def test(self, first: int = 0, second: int = 1, *, confidence: float = 0.95) -> AUCTest:
         """Return the two-sided paired test of two areas, and the interval of their difference."""

@@ -74,8 +74,8 @@ def mean_limits(value: float, variance: float, quantile: float, bounds: tuple[fl
 
 def auc_limits(
     area: float, variance: float, positives: int, negatives: int, patients: int, confidence: float
-) -> tuple[float, float]:
-    """Return the limits of a ROC-AUC: Wilson's score interval with the effective sample size.
+) -> tuple[float, float, float]:
+    """Return the limits of a ROC-AUC, Wilson's with the effective sample size, and the placements' share of variance.
 
     The variance is the mean of what the placements say (DeLong; Obuchowski for patients with several images), weighted
     with the patients of the smaller class that are expected to be misranked, min(A, 1 - A) times their number, and what
@@ -90,31 +90,34 @@ def auc_limits(
         patients: in all.
 
     >>> [round(end, 3) for end in auc_limits(1.0, 0.0, 30, 30, 60, 0.95)]  # classes apart
-    [0.935, 1.0]
+    [0.935, 1.0, 0.0]
     """
     few, many = sorted((positives, negatives))
     slopes = sorted(((1 - area) / (2 - area), area / (1 + area)))
     model = (1 + (few - 1) * slopes[0] + (many - 1) * slopes[1]) / (few * many)
     spread = area * (1 - area)
     weight = min(area, 1 - area) * few if variance > 0 else 0.0
-    inverse = (weight * variance / spread + model) / (weight + 1) if weight else model
+    placed = weight * variance / spread if weight else 0.0
+    inverse = (placed + model) / (weight + 1)
     pseudo = float(stdtrit(max(patients - 2, 1), (1 + confidence) / 2)) ** 2 * inverse
     centre, half = area + pseudo / 2, math.sqrt(pseudo * spread + pseudo**2 / 4)
     low = 0.0 if area == 0 else max(0.0, (centre - half) / (1 + pseudo))  # exact at the ends, whatever the rounding
     high = 1.0 if area == 1 else min(1.0, (centre + half) / (1 + pseudo))
-    return low, high
+    return low, high, placed / (placed + model)
 
 
-def mean_of_limits(values: Array, ends: Array, adds: Array) -> tuple[float, float]:
+def mean_of_limits(values: Array, ends: Array, adds: Array, known: Array | None = None) -> tuple[float, float]:
     """Return the limits of the mean of several estimates from their own: the method of variance estimates recovery.
 
     Zou and Donner (Statistics in Medicine 27:1693, 2008): each distance from an estimate to its limit stands for its
-    standard error there, so that the limits may lie unevenly. Estimates that don't vary count as independent.
+    standard error there, so that the limits may lie unevenly. Estimates that don't vary count as independent, and so
+    does the part of a variance that the data don't say.
 
     Args:
         values: (K,) estimates.
         ends: (K, 2) their limits.
         adds: (C, K) what each patient adds, signed, to each estimate; for their correlation.
+        known: (K,) shares of the variances that `adds` tells of; None: all of them.
 
     >>> mean_of_limits(np.array([0.5, 0.7]), np.array([[0.2, 0.8], [0.3, 0.9]]), np.eye(2))  # (0.3^2 + 0.4^2)^0.5 / 2
     (0.35, 0.7802775637731995)
@@ -122,6 +125,8 @@ def mean_of_limits(values: Array, ends: Array, adds: Array) -> tuple[float, floa
     error = np.sqrt((adds**2).sum(0))
     with np.errstate(invalid="ignore", divide="ignore"):
         related = np.nan_to_num((adds.T @ adds) / np.outer(error, error))
+    if known is not None:
+        related = related * np.sqrt(np.outer(known, known))
     np.fill_diagonal(related, 1.0)
     below, above = values - ends[:, 0], ends[:, 1] - values
     half = [math.sqrt(max(0.0, float(side @ related @ side))) / len(values) for side in (below, above)]
