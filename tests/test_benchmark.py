@@ -310,7 +310,7 @@ def test_defaults_are_part_of_every_hash() -> None:
         "baselines": ["random", "center", "prior_box"],
     }
     assert StatisticsSpec().model_dump(mode="json") == {
-        "method": "percentile",
+        "method": "score",
         "confidence": 0.95,
         "resamples": 2000,
         "seed": 0,

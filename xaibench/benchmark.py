@@ -99,9 +99,9 @@ class LocalizationSpec(_Spec):
 
 
 class StatisticsSpec(_Spec):
-    """How intervals are made: a bootstrap that draws patients."""
+    """How intervals are made, with the patient as the unit: see docs/statistics.md."""
 
-    method: Literal["percentile", "bca"] = "percentile"
+    method: Literal["score", "percentile", "bca"] = "score"
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     resamples: Annotated[int, Field(ge=100)] = 2000
     seed: int = 0

@@ -67,11 +67,11 @@ def test_without_validation_only_the_oracle_is_there() -> None:
 def test_the_oracle_chooses_anew_in_every_resample() -> None:
     # Two thresholds, each right for one half of the patients: a resample with more of one half takes its threshold.
     both = records([[1.0, 0.0, 0.0]] * 3 + [[0.0, 1.0, 0.0]] * 3)
-    (oracle,) = Pooling(METRIC, both, "cam").columns(None, **OPTIONS)
+    (oracle,) = Pooling(METRIC, both, "cam").columns(None, method="percentile", **OPTIONS)
     assert oracle.values == [0.5]
     assert oracle.intervals.columns[0].low >= 0.5  # the better of the two is never below a half
     choices = {0: np.array([0])}
-    tuned = next(Pooling(METRIC, both, "cam").columns(choices, **OPTIONS))
+    tuned = next(Pooling(METRIC, both, "cam").columns(choices, method="percentile", **OPTIONS))
     assert tuned.intervals.columns[0].low < 0.5  # a threshold that stays is
 
 

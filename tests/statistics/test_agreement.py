@@ -23,7 +23,7 @@ def test_kappa_by_hand() -> None:
     assert found.same == pytest.approx(0.7)
     assert (found.n, found.patients) == (50, 50)
     # the textbook's standard error sqrt(p (1 - p) / (n (1 - e)^2)) is 0.130: the bootstrap's is about that
-    assert found.interval.method == "percentile"
+    assert found.interval.method == "score"
     assert (found.interval.high - found.interval.low) / (2 * 1.96) == pytest.approx(0.130, rel=0.1)
     assert found.interval.low < 0.4 < found.interval.high
 

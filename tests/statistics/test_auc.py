@@ -74,14 +74,15 @@ def test_intervals_of_classes_and_macro_share_resamples() -> None:
     scores, labels, names = study(3)
     weights = bootstrap_weights(names, 200, 9)
     draws = np.array([[roc_auc_score(labels[:, k], scores[:, k], sample_weight=w) for k in range(3)] for w in weights])
-    result = auc_intervals(scores, labels, names, resamples=200, seed=9)
+    options = {"resamples": 200, "seed": 9, "method": "percentile"}
+    result = auc_intervals(scores, labels, names, **options)
     for k in range(3):
         expected = np.quantile(draws[:, k], [0.025, 0.975])
         assert (result.columns[k].low, result.columns[k].high) == pytest.approx(tuple(expected), abs=1e-12)
     expected = np.quantile(draws.mean(1), [0.025, 0.975])
     assert (result.macro.low, result.macro.high) == pytest.approx(tuple(expected), abs=1e-12)
-    assert auc_interval(scores, labels, names, resamples=200, seed=9) == result.macro
-    assert auc_interval(scores[:, 1], labels[:, 1], names, resamples=200, seed=9) == result.columns[1]
+    assert auc_interval(scores, labels, names, **options) == result.macro
+    assert auc_interval(scores[:, 1], labels[:, 1], names, **options) == result.columns[1]
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +96,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_classes_apart_get_wilson_over_the_smaller_class() -> None:
     labels = np.array([1] * 6 + [0] * 20)
     names = ["a", "a", "b", "c", "d", "e"] + [f"n{i}" for i in range(20)]  # five patients with the class
-    interval = auc_interval(labels * 1.0, labels, names)
+    interval = auc_interval(labels * 1.0, labels, names, method="percentile")
     assert (interval.low, interval.high, interval.method) == (wilson_interval(5, 5).low, 1.0, "wilson")
 
 
@@ -109,7 +110,9 @@ def test_one_patient_in_a_class_gives_the_bounds() -> None:
 def test_resamples_without_a_class_are_dropped_and_noted() -> None:
     rng = np.random.default_rng(6)
     labels = np.array([1, 1] + [0] * 30)
-    interval = auc_interval(rng.normal(size=32), labels, [f"n{i}" for i in range(32)], resamples=1000)
+    interval = auc_interval(
+        rng.normal(size=32), labels, [f"n{i}" for i in range(32)], resamples=1000, method="percentile"
+    )
     assert 70 < interval.undefined < 190  # (30/32)^32 = 12.7%
     assert "undefined" in interval.note
 

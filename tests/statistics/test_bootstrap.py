@@ -100,7 +100,7 @@ def test_limits_are_scipys_for_the_same_draws(method: str) -> None:
     theirs = stats.bootstrap((values,), np.mean, n_resamples=999, method=method, rng=np.random.default_rng(0))
     total, n = values.sum(), len(values)
     left = (total - values) / (n - 1) if method == "bca" else None
-    ours = module._column(values.mean(), theirs.bootstrap_distribution, left, n, 0.95, (0.0, 1.0))
+    ours = module._column(values.mean(), theirs.bootstrap_distribution, left, n, 0.95, (0.0, 1.0), method)
     expected = (theirs.confidence_interval.low, theirs.confidence_interval.high)
     assert (ours.low, ours.high) == pytest.approx(expected, abs=1e-12)
     assert ours.method == method
@@ -136,15 +136,16 @@ def test_nan_is_left_out_and_columns_are_averaged() -> None:
     for r, w in enumerate(weights):
         repeated = np.repeat(values, w.astype(int), axis=0)
         draws[r] = np.nanmean(repeated, axis=0)
-    result = mean_intervals(values, names, resamples=300, seed=5)
+    options = {"resamples": 300, "seed": 5, "method": "percentile"}
+    result = mean_intervals(values, names, **options)
     for k in range(3):
         expected = np.quantile(draws[:, k], [0.025, 0.975])
         assert (result.columns[k].low, result.columns[k].high) == pytest.approx(tuple(expected), abs=1e-12)
     expected = np.quantile(draws.mean(1), [0.025, 0.975])
     assert (result.macro.low, result.macro.high) == pytest.approx(tuple(expected), abs=1e-12)
-    assert mean_interval(values, names, resamples=300, seed=5) == result.macro
+    assert mean_interval(values, names, **options) == result.macro
     shared = Resampling(names, resamples=300, seed=5)
-    assert mean_intervals(values, names, resampling=shared) == result
+    assert mean_intervals(values, names, resampling=shared, method="percentile") == result
 
 
 def test_images_of_a_patient_widen_the_interval() -> None:
@@ -158,20 +159,21 @@ def test_images_of_a_patient_widen_the_interval() -> None:
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
 def test_equal_values_get_wilson_over_patients(value: float) -> None:
     names = ["a", "a", "b", "c", "d", "d"]
-    interval = mean_interval([value] * 6, names)
+    interval = mean_interval([value] * 6, names, method="percentile")
     expected = wilson_interval(4 * value, 4)
     assert (interval.low, interval.high, interval.method) == (expected.low, expected.high, "wilson")
 
 
 def test_patients_that_are_all_alike_get_wilson() -> None:
     # each patient one hit and one miss: values differ, resampled means do not
-    interval = mean_interval([0, 1] * 4, [str(n // 2) for n in range(8)])
+    interval = mean_interval([0, 1] * 4, [str(n // 2) for n in range(8)], method="percentile")
     assert interval.method == "wilson"
     assert (interval.low, interval.high) == pytest.approx((0.15, 0.85), abs=0.005)
 
 
 def test_bounds_scale_the_replacement() -> None:
-    interval = mean_interval([1.0] * 10, [str(n) for n in range(10)], bounds=(-1.0, 1.0))
+    names = [str(n) for n in range(10)]
+    interval = mean_interval([1.0] * 10, names, bounds=(-1.0, 1.0), method="percentile")
     assert (interval.low, interval.high) == (pytest.approx(2 * wilson_interval(10, 10).low - 1), 1.0)
     unbounded = mean_interval([1.0] * 10, [str(n) for n in range(10)], bounds=(0.0, math.inf))
     assert (unbounded.low, unbounded.high, unbounded.method) == (0.0, math.inf, "bounds")
@@ -186,7 +188,7 @@ def test_one_patient_or_no_value_gives_the_bounds(values: list[float]) -> None:
 def test_a_column_with_one_patient_gives_the_bounds_among_others() -> None:
     values = np.column_stack([np.linspace(0, 1, 20), [0.5, *[np.nan] * 19]])
     result = mean_intervals(values, [str(n) for n in range(20)])
-    assert [interval.method for interval in result.columns] == ["percentile", "bounds"]
+    assert [interval.method for interval in result.columns] == ["score", "bounds"]
     assert result.macro.method == "mean of class intervals"
     assert result.macro.low == pytest.approx((result.columns[0].low + 0) / 2)
     assert result.macro.high == pytest.approx((result.columns[0].high + 1) / 2)
@@ -202,7 +204,7 @@ def test_an_empty_column_is_no_part_of_the_macro() -> None:
 def test_undefined_resamples_are_counted_and_noted() -> None:
     values = np.full(10, np.nan)
     values[:2] = 0.2, 0.9  # (8/10)^10 = 10.7% of the resamples draw neither patient
-    interval = mean_interval(values, [str(n) for n in range(10)], resamples=1000)
+    interval = mean_interval(values, [str(n) for n in range(10)], resamples=1000, method="percentile")
     assert 70 < interval.undefined < 150
     assert interval.note == f"{interval.undefined} of 1000 resamples undefined and dropped"
     assert (interval.low, interval.high) == (0.2, 0.9)
@@ -218,7 +220,7 @@ def test_any_statistic_of_weights_will_do() -> None:
         return values[order][(below >= below[:, -1:] / 2).argmax(1)][:, None]
 
     drawn = Resampling([f"{n:02d}" for n in range(40)], resamples=400, seed=6)
-    result = statistic_intervals(median, drawn, patients=[40]).macro
+    result = statistic_intervals(median, drawn, patients=[40], method="percentile").macro
     weights = bootstrap_weights([f"{n:02d}" for n in range(40)], 400, 6)
     medians = [np.sort(np.repeat(values, w))[19] for w in weights]
     assert (result.low, result.high) == pytest.approx(tuple(np.quantile(medians, [0.025, 0.975])))
@@ -245,7 +247,7 @@ def test_bad_input_is_one_line(values: list[float], clusters: list[str], options
 @given(
     values=st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=12),
     names=st.lists(st.sampled_from("abcd"), min_size=12, max_size=12),
-    method=st.sampled_from(["percentile", "bca"]),
+    method=st.sampled_from(["score", "percentile", "bca"]),
 )
 def test_never_empty_never_outside_the_bounds(values: list[float], names: list[str], method: str) -> None:
     interval = mean_interval(values, names[: len(values)], resamples=60, method=method)
@@ -294,6 +296,7 @@ def test_many_means_at_once_are_those_of_the_weights(method: Literal["percentile
 def test_sums_hold_the_weights_of_a_few_resamples_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK_WEIGHTS", 2**15)
     drawn = Resampling([f"p{number}" for number in range(2000)], resamples=1000, seed=0)  # 16 MB in float64
+    assert drawn.counts.shape == (2000, 1000)  # drawn by now
     tracemalloc.start()
     try:
         sums = drawn.sums(np.ones((2000, 1)))

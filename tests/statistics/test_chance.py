@@ -48,8 +48,9 @@ def test_a_score_and_its_mirror_image_are_as_good(value: float, chance: float) -
 def test_the_interval_is_that_of_the_corrected_scores(direction: str) -> None:
     values = np.random.default_rng(0).random(50)
     names = [str(n) for n in range(50)]
-    corrected = chance_corrected_interval(mean_interval(values, names), 0.3, direction=direction)
-    direct = mean_interval(chance_corrected(values, 0.3, direction=direction), names, bounds=(-3, 1))
+    corrected = chance_corrected_interval(mean_interval(values, names, method="percentile"), 0.3, direction=direction)
+    scores = chance_corrected(values, 0.3, direction=direction)
+    direct = mean_interval(scores, names, bounds=(-3, 1), method="percentile")
     assert (corrected.low, corrected.high) == pytest.approx((direct.low, direct.high), abs=1e-12)  # linear
     assert corrected.low < corrected.high
     assert (corrected.method, corrected.resamples) == ("percentile", 2000)

@@ -66,7 +66,7 @@ def test_every_pair_and_holm_over_them() -> None:
     assert found[0].p_holm < 0.05 < found[2].p_holm
 
 
-@pytest.mark.parametrize("method", ["percentile", "bca"])
+@pytest.mark.parametrize("method", ["score", "percentile", "bca"])
 def test_intervals_are_those_of_the_differences(method: str) -> None:
     scores, patients, classes = study(1)
     differences = scores["a"] - scores["b"]
@@ -144,7 +144,7 @@ def test_invariants(seed: int, scale: float) -> None:
 def test_equal_explainers() -> None:
     values = np.random.default_rng(6).random(12)
     (found,) = paired_comparisons({"a": values, "b": values}, [str(n) for n in range(12)])
-    assert (found.difference, found.p, found.interval.method) == (0, 1, "wilson")
+    assert (found.difference, found.p, found.interval.method) == (0, 1, "exact")
     assert found.interval.low == -found.interval.high < 0
     assert math.isnan(found.effect)
     assert found.effect_interval.low == -math.inf
@@ -165,7 +165,7 @@ def test_an_unbounded_metric() -> None:
     scores, patients, _ = study(7)
     (found, *_) = paired_comparisons(scores, patients, bounds=(0.0, math.inf))
     assert math.isfinite(found.interval.low)
-    assert found.interval.method == "percentile"
+    assert (found.interval.method, found.effect_interval.method) == ("score", "percentile")
 
 
 def test_a_draw_is_shared() -> None:

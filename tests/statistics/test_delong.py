@@ -12,7 +12,8 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from xaibench.errors import UsageError
-from xaibench.statistics import delong, wilson_interval
+from xaibench.statistics import delong
+from xaibench.statistics.score import auc_limits
 
 
 def study(seed: int, n: int = 60, k: int = 3) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -122,15 +123,25 @@ def test_invariants(seed: int, copies: int) -> None:
     assert np.linalg.eigvalsh(result.covariance).min() > -1e-14
 
 
-def test_interval_is_the_logit_one() -> None:
-    scores, labels, _ = study(1)
-    result = delong(scores, labels)
-    area, error = result.areas[2], math.sqrt(result.covariance[2, 2])
+def test_interval_is_the_score_interval_with_the_patients_as_sizes() -> None:
+    scores, labels, names = study(1)
+    result = delong(scores, labels, names)
+    positive, negative = ({n for n, label in zip(names, labels, strict=True) if label == kind} for kind in (1, 0))
+    assert result.sizes == (len(positive), len(negative), len(positive | negative))
     interval = result.interval(2, confidence=0.9)
-    centre, half = math.log(area / (1 - area)), stats.norm.ppf(0.95) * error / (area * (1 - area))
-    expected = [1 / (1 + math.exp(-(centre + sign * half))) for sign in (-1, 1)]
-    assert (interval.low, interval.high) == pytest.approx(expected, abs=1e-12)
-    assert interval.method == "delong"
+    expected = auc_limits(result.areas[2], result.covariance[2, 2], *result.sizes, 0.9)[:2]
+    assert (interval.low, interval.high, interval.method) == (*expected, "score")
+
+
+def test_patients_add_up_to_the_variance() -> None:
+    # with one image a patient the two classes' parts are apart, each with its own n / (n - 1)
+    scores, labels, _ = study(2)
+    result = delong(scores, labels)
+    adds = result.adds
+    expected = sum(part.sum() / (part.sum() - 1) * adds[part].T @ adds[part] for part in (labels, ~labels))
+    order = [str(n) for n in range(len(labels))]
+    np.testing.assert_allclose(result.covariance, expected, rtol=0, atol=1e-15)
+    assert sorted(map(tuple, delong(scores, labels, order).adds.tolist())) == sorted(map(tuple, adds.tolist()))
 
 
 def test_swapping_the_classifiers_changes_the_sign_alone() -> None:
@@ -145,8 +156,8 @@ def test_without_variance() -> None:
     labels = np.array([1] * 6 + [0] * 8)
     scores = np.stack([labels, labels, -labels, np.zeros(14)], axis=1)
     result = delong(scores, labels)
-    assert result.interval(0) == wilson_interval(6, 6)
-    assert result.interval(3) == wilson_interval(3, 6)
+    assert result.interval(0).high == 1 > result.interval(0).low > 0.6
+    assert result.interval(3).low == pytest.approx(1 - result.interval(3).high)
     same = result.test(0, 1)
     assert (same.difference, same.z, same.p, same.interval.method) == (0, 0, 1, "wilson")
     assert same.interval.low == -same.interval.high < 0

@@ -15,8 +15,8 @@ from xaibench.errors import XaibenchError
 from xaibench.harness.run import MACRO, Run
 from xaibench.metrics.classification import class_scores
 from xaibench.statistics import Resampling, tost
-from xaibench.statistics.auc import WeightedAUC
-from xaibench.statistics.bootstrap import Array, statistic_intervals
+from xaibench.statistics.auc import WeightedAUC, mean_auc_intervals
+from xaibench.statistics.bootstrap import Array
 from xaibench.statistics.delong import delong
 from xaibench.statistics.paired import holm
 
@@ -167,7 +167,7 @@ class _Areas:
 def mean_aucs(runs: Sequence[Run], usable: Sequence[Usable] | None = None) -> list[MeanAUC]:
     """Average the ROC-AUCs of one classifier's runs, class by class and over the classes.
 
-    One draw of patients serves all subsets, so that test images which subsets share vary together.
+    Test images that subsets share vary together.
 
     Args:
         usable: of each run (N, K), in the order of its predictions: the images that count for a class; None for all.
@@ -175,12 +175,15 @@ def mean_aucs(runs: Sequence[Run], usable: Sequence[Usable] | None = None) -> li
     spec, classes = runs[0].benchmark.statistics, runs[0].benchmark.classes
     parts = [predicted(run) for run in runs]
     each = _Areas(parts, usable)
-    drawn = _drawn(runs[0], parts)
     labels, used = (np.concatenate(columns) for columns in ([part.labels for part in parts], each.used))
     sides = [(labels == 1) & used, (labels == 0) & used]
-    counts = [min(drawn.patients(side[:, k]) for side in sides) for k in range(len(classes))]
-    intervals = statistic_intervals(
-        lambda weights: each(weights).mean(0), drawn, patients=counts, confidence=spec.confidence, method=spec.method
+    intervals = mean_auc_intervals(
+        [(part.scores, part.labels, part.patients) for part in parts],
+        used=each.used,
+        confidence=spec.confidence,
+        resamples=spec.resamples,
+        seed=spec.seed,
+        method=spec.method,
     )
     values = each(np.ones((1, len(labels))))[:, 0]
     positives, negatives = (

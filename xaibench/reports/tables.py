@@ -26,9 +26,11 @@ RIVALS = ("random", "center")
 """Baselines that a marked score must beat: they look at nothing, not even at the training boxes."""
 _TERMINAL = Glyphs()
 INTERVAL_WAYS = {
+    "score": "score intervals by patient",
     "percentile": "percentile bootstrap by patient",
     "bca": "BCa bootstrap by patient",
     "delong": "DeLong",
+    "exact": "Clopper-Pearson where the scores have no spread",
     "wilson": "Wilson where the bootstrap has no spread",
     "bounds": "the metric's bounds where nothing else can speak",
 }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from xaibench.statistics.auc import auc_interval, auc_intervals, weighted_auc
+from xaibench.statistics.auc import auc_interval, auc_intervals, mean_auc_intervals, weighted_auc
 from xaibench.statistics.bootstrap import (
     Interval,
     Intervals,
     Resampling,
     bootstrap_weights,
+    exact_interval,
     mean_interval,
     mean_intervals,
     statistic_intervals,
@@ -20,6 +21,7 @@ from xaibench.statistics.equivalence import Equivalence, tost
 from xaibench.statistics.paired import PairedTest, holm, mcnemar_test, permutation_test
 from xaibench.statistics.power import Detectable, design_effect, detectable_difference, detectable_rate
 from xaibench.statistics.ranks import Ranking, RankStability, critical_difference, rank_methods, rank_stability
+from xaibench.statistics.seeds import TwoLevel, two_level_difference, two_level_interval
 
 __all__ = [
     "AUCTest",
@@ -33,6 +35,7 @@ __all__ = [
     "RankStability",
     "Ranking",
     "Resampling",
+    "TwoLevel",
     "auc_interval",
     "auc_intervals",
     "bootstrap_weights",
@@ -43,8 +46,10 @@ __all__ = [
     "design_effect",
     "detectable_difference",
     "detectable_rate",
+    "exact_interval",
     "holm",
     "mcnemar_test",
+    "mean_auc_intervals",
     "mean_interval",
     "mean_intervals",
     "paired_comparisons",
@@ -53,6 +58,8 @@ __all__ = [
     "rank_stability",
     "statistic_intervals",
     "tost",
+    "two_level_difference",
+    "two_level_interval",
     "weighted_auc",
     "wilson_interval",
 ]

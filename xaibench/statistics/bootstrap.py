@@ -1,8 +1,9 @@
-"""Cluster bootstrap: patients are drawn with replacement, and all images of a patient come along.
+"""Intervals with the patient as the unit: score intervals, and the bootstrap that draws all images of a patient.
 
 The pieces compose: a `Resampling` says how often each image is drawn; a statistic is any function from weights (r, N)
-to (r, K) values; `statistic_intervals` puts percentile or BCa limits on its K columns and on their mean. Intervals are
-never omitted and never of width zero: where the bootstrap cannot speak, `Interval.method` names what does.
+to (r, K) values; `statistic_intervals` puts score, percentile or BCa limits on its K columns and on their mean. Means
+need no resamples for the score intervals (`mean_intervals`); of other statistics the bootstrap gives the variance.
+Intervals are never omitted and never of width zero: where a method cannot speak, `Interval.method` names what does.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr, ndtri
+from scipy.special import betaincinv, ndtr, ndtri
 
 from xaibench.errors import UsageError
+from xaibench.statistics.score import Counts, mean_limits, mean_variance, t_quantile
 
 Array = npt.NDArray[np.float64]
 Statistic = Callable[[Array], Array]
 """Weights (r, N) to values (r, K), one row a resample; NaN where a resample leaves the statistic undefined."""
-Method = Literal["percentile", "bca"]
+Method = Literal["score", "percentile", "bca"]
+"""How limits are made; see `xaibench.statistics.score`, which covers from 6 patients on, and docs/statistics.md."""
 
 CHUNK_WEIGHTS = 2**22
 """Weights made at once (32 MB of float64)."""
@@ -37,9 +42,9 @@ class Interval:
 
     Args:
         low, high: the limits.
-        method: "percentile", "bca", "delong", "wilson" (a bootstrap or variance without spread), "bounds" (one
-            patient, or nothing defined), or, for a macro mean with a class of the last two kinds, "mean of class
-            intervals".
+        method: "score", "percentile", "bca", "delong" (of a difference), "exact" or "wilson" (a variance or a
+            bootstrap without spread), "bounds" (one patient, or nothing defined), or, for a macro mean with a class of
+            the last three kinds, "mean of class intervals".
         undefined: resamples dropped because the statistic was undefined (a class was absent).
         resamples: resamples drawn; 0 where none were.
     """
@@ -89,19 +94,46 @@ def wilson_interval(successes: float, n: int, *, confidence: float = 0.95) -> In
     return Interval(low, high, "wilson")
 
 
-def interval_without_spread(
-    value: float, patients: int, *, confidence: float = 0.95, bounds: tuple[float, float] = (0.0, 1.0)
-) -> Interval:
-    """Return what stands in where a method finds no spread: Wilson's interval over `patients`, scaled to `bounds`.
+def exact_interval(successes: float, n: int, *, confidence: float = 0.95) -> Interval:
+    """Return the exact interval of a proportion (Clopper and Pearson 1934), which covers at least as often as it says.
 
-    Conservative between the bounds too, as a 0/1 variable spreads most. Infinite bounds are returned as they are.
+    Args:
+        successes: 0 to `n`; need not be whole.
+        n: independent trials, at least 1.
+
+    >>> interval = exact_interval(6, 6)
+    >>> f"{interval.low:.3f} to {interval.high:.3f}"  # 0.541^6 = 2.5%
+    '0.541 to 1.000'
+    """
+    check_confidence(confidence)
+    if n < 1 or not 0 <= successes <= n:
+        raise UsageError(f"exact_interval needs 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    tail = (1 - confidence) / 2
+    low = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, tail))
+    high = 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, 1 - tail))
+    return Interval(low, high, "exact")
+
+
+def interval_without_spread(
+    value: float,
+    patients: int,
+    *,
+    confidence: float = 0.95,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    method: Method = "percentile",
+) -> Interval:
+    """Return what stands in where there is no spread: a proportion's interval over `patients`, scaled to `bounds`.
+
+    Clopper and Pearson's for "score", else Wilson's. Conservative between the bounds too, as a 0/1 variable spreads
+    most. Infinite bounds are returned as they are.
     """
     width = bounds[1] - bounds[0]
     if not math.isfinite(width):
         return Interval(*bounds, "bounds")
     share = min(1.0, max(0.0, (value - bounds[0]) / width))
-    wilson = wilson_interval(share * patients, patients, confidence=confidence)
-    return Interval(float(bounds[0] + width * wilson.low), float(bounds[0] + width * wilson.high), "wilson")
+    rule = exact_interval if method == "score" else wilson_interval
+    found = rule(share * patients, patients, confidence=confidence)
+    return replace(found, low=float(bounds[0] + width * found.low), high=float(bounds[0] + width * found.high))
 
 
 class Resampling:
@@ -121,19 +153,28 @@ class Resampling:
             raise UsageError(f"a bootstrap needs images and resamples >= 1, got {len(clusters)} and {resamples}")
         names, self.index = np.unique(np.asarray([str(name) for name in clusters]), return_inverse=True)
         self.n_clusters = len(names)
-        self.resamples = resamples
-        rng = np.random.default_rng(seed)
+        self.resamples, self.seed = resamples, seed
+
+    @cached_property
+    def counts(self) -> npt.NDArray[np.uint8]:
+        """How often each patient is drawn in each resample, (C, R); drawn when first asked for."""
+        rng, size = np.random.default_rng(self.seed), self.n_clusters
         # By patient, so that rows copy fast. One in 256 patients or more is never drawn that often in practice.
-        self.counts = np.empty((len(names), resamples), dtype=np.uint8)
-        for column in range(resamples):
-            drawn = rng.integers(len(names), size=len(names))
-            self.counts[:, column] = np.minimum(np.bincount(drawn, minlength=len(names)), np.iinfo(np.uint8).max)
+        counts = np.empty((size, self.resamples), dtype=np.uint8)
+        for column in range(self.resamples):
+            drawn = np.bincount(rng.integers(size, size=size), minlength=size)
+            counts[:, column] = np.minimum(drawn, np.iinfo(np.uint8).max)
+        return counts
 
     def chunks(self) -> Iterator[Array]:
         """Yield weights (r, N) float64 in order, about `CHUNK_WEIGHTS` at a time; a transposed view of (N, r)."""
         step = max(1, CHUNK_WEIGHTS // len(self.index))
         for start in range(0, self.resamples, step):
             yield self.counts[:, start : start + step].astype(np.float64)[self.index].T
+
+    def by_patient(self, values: Array) -> Array:
+        """Return (C, K): the sums of `values` (N, K) over the images of each patient, in the order of the names."""
+        return _by_patient(values, self.index, self.n_clusters)
 
     def sums(self, values: Array) -> Array:
         """Return (R, K): the sums of `values` (N, K) over the images of each resample.
@@ -188,7 +229,7 @@ def statistic_intervals(
     *,
     patients: Sequence[int],
     confidence: float = 0.95,
-    method: Method = "percentile",
+    method: Method = "score",
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Intervals:
     """Return intervals of the K columns of a statistic and of their mean (macro).
@@ -203,22 +244,25 @@ def statistic_intervals(
             left out.
         resampling: the draw, shared by every score of the same images.
         patients: K counts: patients that bear on each column.
-        method: "percentile", or "bca" (Efron 1987; jackknife over patients), percentile where BCa is undefined.
+        method: "score", `xaibench.statistics.score.mean_limits` with the variance of the resamples, n / (n - 1) times
+            for n patients; "percentile"; or "bca" (Efron 1987; jackknife over patients), percentile where BCa is
+            undefined.
         bounds: the metric's range; infinite bounds make degenerate intervals infinite.
     """
-    _check(confidence, method)
+    check(confidence, method)
     value = statistic(np.ones((1, len(resampling.index))))[0]
     draws = np.concatenate([statistic(weights) for weights in resampling.chunks()])
     left = None
     if method == "bca":
         left = np.concatenate([statistic(weights) for weights in resampling.leave_one_out()])
-    return _intervals(value, draws, left, patients, confidence, bounds)
+    return _intervals(value, draws, left, patients, confidence, bounds, method)
 
 
-def _check(confidence: float, method: str) -> None:
+def check(confidence: float, method: str) -> None:
+    """Raise `UsageError` unless 0 < confidence < 1 and the method is one of `Method`."""
     check_confidence(confidence)
-    if method not in ("percentile", "bca"):
-        raise UsageError(f'interval method {method!r}: use "percentile" or "bca"')
+    if method not in ("score", "percentile", "bca"):
+        raise UsageError(f'interval method {method!r}: use "score", "percentile" or "bca"')
 
 
 def _intervals(
@@ -228,31 +272,49 @@ def _intervals(
     patients: Sequence[int],
     confidence: float,
     bounds: tuple[float, float],
+    method: Method,
 ) -> Intervals:
     """Return the intervals of K numbers and of their mean from draws (R, K), and (C, K) without each patient."""
     ends: list[Array | None] = [None] * len(value)
-    if left is None and len(draws):  # columns at once, where all draws are defined: in half the time
+    if method == "percentile" and len(draws):  # columns at once, where all draws are defined: in half the time
         whole = np.flatnonzero(np.isfinite(draws).all(0))
         for k, pair in zip(whole, np.quantile(draws[:, whole], _tails(confidence), axis=0).T, strict=True):
             ends[k] = pair
     limits = [
-        _column(value[k], draws[:, k], None if left is None else left[:, k], patients[k], confidence, bounds, ends[k])
+        _column(
+            value[k],
+            draws[:, k],
+            None if left is None else left[:, k],
+            patients[k],
+            confidence,
+            bounds,
+            method,
+            ends[k],
+        )
         for k in range(len(value))
     ]
     used = np.isfinite(value)
-    kept = [limits[k] for k in np.flatnonzero(used)]
-    if not kept:
-        macro = Interval(*bounds, "bounds")
-    elif any(interval.method in ("wilson", "bounds") for interval in kept):
-        low, high = (float(np.mean([getattr(interval, end) for interval in kept])) for end in ("low", "high"))
-        method_name = kept[0].method if len(kept) == 1 else "mean of class intervals"
-        worst = max(interval.undefined for interval in kept)
-        macro = Interval(low, high, method_name, worst, len(draws))
-    else:
+    macro = _macro_of([limits[k] for k in np.flatnonzero(used)], bounds)
+    if macro is None:
         mean, spread = value[used].mean(), draws[:, used].mean(1)
         jackknife = None if left is None else left[:, used].mean(1)
-        macro = _column(mean, spread, jackknife, min(np.asarray(patients)[used]), confidence, bounds)
+        macro = _column(mean, spread, jackknife, min(np.asarray(patients)[used]), confidence, bounds, method)
     return Intervals(tuple(limits), macro)
+
+
+def _macro_of(kept: Sequence[Interval], bounds: tuple[float, float]) -> Interval | None:
+    """Return the interval of the mean of columns with a value if it is made of theirs, or None.
+
+    It is where one of them has no spread: its variance, taken as 0, would make the mean's too small.
+    """
+    if not kept:
+        return Interval(*bounds, "bounds")
+    if not any(interval.method in ("exact", "wilson", "bounds") for interval in kept):
+        return None
+    low, high = (float(np.mean([getattr(interval, end) for interval in kept])) for end in ("low", "high"))
+    method = kept[0].method if len(kept) == 1 else "mean of class intervals"
+    worst, drawn = (max(getattr(interval, part) for interval in kept) for part in ("undefined", "resamples"))
+    return Interval(low, high, method, worst, drawn)
 
 
 def _tails(confidence: float) -> Array:
@@ -266,6 +328,7 @@ def _column(
     patients: int,
     confidence: float,
     bounds: tuple[float, float],
+    method: Method,
     ends: Array | None = None,
 ) -> Interval:
     """Return the interval of one number from its bootstrap draws (R,) and jackknife values (C,).
@@ -277,6 +340,13 @@ def _column(
     undefined, width = len(draws) - len(defined), bounds[1] - bounds[0]
     if patients < 2 or len(defined) == 0 or not math.isfinite(value):
         return Interval(*bounds, "bounds", undefined, len(draws))
+    if method == "score":
+        variance = float(defined.var()) * patients / (patients - 1)
+        return replace(
+            _score(value, variance, patients - 1, patients, confidence, bounds),
+            undefined=undefined,
+            resamples=len(draws),
+        )
     tails = _tails(confidence)
     corrected = None if left is None else _bca_tails(value, defined, left[np.isfinite(left)], tails)
     low, high = np.quantile(defined, tails if corrected is None else corrected) if ends is None else ends
@@ -284,6 +354,16 @@ def _column(
         return Interval(float(low), float(high), "percentile" if corrected is None else "bca", undefined, len(draws))
     replacement = interval_without_spread(value, patients, confidence=confidence, bounds=bounds)
     return replace(replacement, undefined=undefined, resamples=len(draws))
+
+
+def _score(
+    value: float, variance: float, freedom: float, patients: int, confidence: float, bounds: tuple[float, float]
+) -> Interval:
+    """Return the score interval of one number with its variance, from at least two patients."""
+    width = bounds[1] - bounds[0]
+    if math.sqrt(variance) <= FLAT * (width if math.isfinite(width) else max(1.0, abs(value))):
+        return interval_without_spread(value, patients, confidence=confidence, bounds=bounds, method="score")
+    return Interval(*mean_limits(value, variance, t_quantile(freedom, patients, confidence), bounds), "score")
 
 
 def _bca_tails(value: float, draws: Array, left: Array, tails: Array) -> Array | None:
@@ -306,7 +386,7 @@ def mean_intervals(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
-    method: Method = "percentile",
+    method: Method = "score",
     bounds: tuple[float, float] = (0.0, 1.0),
     resampling: Resampling | None = None,
 ) -> Intervals:
@@ -315,7 +395,9 @@ def mean_intervals(
     Args:
         values: (N, M), one row an image; NaN where an image has no score in the column (class).
         clusters: N patient names.
-        bounds: the metric's range, for degenerate cases.
+        bounds: the metric's range.
+        method: "score": with the cluster-robust variance and degrees of freedom of `xaibench.statistics.score.Counts`;
+            or as for `statistic_intervals`.
         resampling: a draw to share between calls, instead of `resamples` and `seed`.
 
     Raises:
@@ -334,16 +416,16 @@ def mean_intervals_of(
     resampling: Resampling,
     *,
     confidence: float = 0.95,
-    method: Method = "percentile",
+    method: Method = "score",
 ) -> list[Intervals]:
     """Return what `mean_intervals` does of each of many tables (N, M) of the same images, resampled alike.
 
-    All of them are drawn at once, by one product of matrices.
+    All of them are drawn at once, by one product of matrices; score intervals need no draw.
 
     Raises:
         UsageError: an infinite value, a bad option.
     """
-    _check(confidence, method)
+    check(confidence, method)
     if not tables:
         return []
     whole = np.concatenate(tables, axis=1)
@@ -356,6 +438,11 @@ def mean_intervals_of(
     both = np.concatenate([whole, kinds], axis=1)
     del whole, there  # for large N memory counts
     patients = np.array([resampling.patients(rows) for rows in kinds.T], dtype=np.int64)[kind]
+    if method == "score":
+        sums = resampling.by_patient(both)
+        columns = _Columns(sums[:, : len(kind)], sums[:, len(kind) :], kind, patients, confidence)
+        places = np.cumsum([0, *(table.shape[1] for table in tables)])
+        return [columns.intervals(slice(*ends), limits) for ends, limits in zip(pairwise(places), bounds, strict=True)]
 
     def means(sums: Array) -> Array:
         with np.errstate(invalid="ignore"):
@@ -368,8 +455,53 @@ def mean_intervals_of(
     for table, limits in zip(tables, bounds, strict=True):
         own = slice(start, start := start + table.shape[1])
         without = None if left is None else left[:, own]
-        found.append(_intervals(value[own], draws[:, own], without, patients[own].tolist(), confidence, limits))
+        found.append(_intervals(value[own], draws[:, own], without, patients[own].tolist(), confidence, limits, method))
     return found
+
+
+class _Columns:
+    """Score intervals of the means of many columns, and of the mean of any of them, from patients' sums.
+
+    Args:
+        sums: (C, M) sums of each patient's scores in each column.
+        kinds: (C, S) how many scores those are, for each set of images with a score.
+        kind: (M,) the set of each column.
+        patients: (M,) how many have a score in it.
+    """
+
+    def __init__(
+        self,
+        sums: Array,
+        kinds: Array,
+        kind: npt.NDArray[np.intp],
+        patients: npt.NDArray[np.int64],
+        confidence: float,
+    ) -> None:
+        self.kinds, self.kind, self.patients, self.confidence = kinds, kind, patients, confidence
+        with np.errstate(invalid="ignore"):
+            self.means: Array = sums.sum(0) / kinds.sum(0)[kind]
+        self.adds = mean_variance(sums, kinds[:, kind])
+        self.freedom: dict[tuple[int, ...], float] = {}
+
+    def intervals(self, own: slice, bounds: tuple[float, float]) -> Intervals:
+        """Return the intervals of some columns and of their mean."""
+        places = np.arange(len(self.kind))[own]
+        limits = [self._interval(places[k : k + 1], bounds) for k in range(len(places))]
+        used = np.isfinite(self.means[places])
+        macro = _macro_of([limits[k] for k in np.flatnonzero(used)], bounds)
+        return Intervals(tuple(limits), macro or self._interval(places[used], bounds))
+
+    def _interval(self, places: npt.NDArray[np.intp], bounds: tuple[float, float]) -> Interval:
+        """Return the interval of the mean of some columns' means, each from two patients at least; or its bounds."""
+        value, patients = float(self.means[places].mean()), self.patients[places]
+        if patients.min() < 2 or not math.isfinite(value):
+            return Interval(*bounds, "bounds")
+        variance = float((self.adds[:, places].mean(1) ** 2).sum())
+        kinds = tuple(self.kind[places].tolist())
+        if kinds not in self.freedom:
+            self.freedom[kinds] = Counts(self.kinds[:, kinds]).freedom()
+        bearing = int((self.kinds[:, kinds].sum(1) > 0).sum())
+        return _score(value, variance, self.freedom[kinds], bearing, self.confidence, bounds)
 
 
 def mean_interval(values: npt.ArrayLike, clusters: Sequence[str], **options: Any) -> Interval:
@@ -377,8 +509,8 @@ def mean_interval(values: npt.ArrayLike, clusters: Sequence[str], **options: Any
 
     Options as for `mean_intervals`.
 
-    >>> mean_interval([1, 1, 1, 1], ["a", "b", "c", "d"]).method  # all hits: no spread to resample
-    'wilson'
+    >>> mean_interval([1, 1, 1, 1], ["a", "b", "c", "d"]).method  # all hits: no spread
+    'exact'
     """
     table = np.asarray(values, dtype=np.float64)
     return mean_intervals(table[:, None] if table.ndim == 1 else table, clusters, **options).macro

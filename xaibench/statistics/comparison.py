@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xaibench.errors import UsageError, did_you_mean
-from xaibench.statistics.bootstrap import Array, Interval, Method, Resampling, statistic_intervals
+from xaibench.statistics.bootstrap import Array, Interval, Method, Resampling, mean_intervals_of, statistic_intervals
 from xaibench.statistics.paired import TIE, PairedTest, Pairs, holm, mcnemar_test, permutation_tests
 
 Test = Literal["permutation", "mcnemar"]
@@ -24,10 +24,10 @@ class Comparison:
     Args:
         first, second: their names.
         difference: of the means over the pairs, or over the classes' means; NaN without any pair.
-        interval: of the difference, by cluster bootstrap.
+        interval: of the difference.
         effect: the difference over the standard deviation of the pairs' differences (Cohen's d_z; with classes, the
             pooled deviation within them); NaN where they don't vary.
-        effect_interval: of the effect, from the same resamples.
+        effect_interval: of the effect, by cluster bootstrap.
         p: two-sided, as the test gives it.
         p_holm: p after Holm's correction over the comparisons made together.
         method: the test, as in `PairedTest`.
@@ -59,7 +59,7 @@ def paired_comparisons(
     test: Test = "permutation",
     bounds: tuple[float, float] = (0.0, 1.0),
     confidence: float = 0.95,
-    method: Method = "percentile",
+    method: Method = "score",
     resamples: int = 2000,
     permutations: int = 9999,
     seed: int = 0,
@@ -74,7 +74,7 @@ def paired_comparisons(
         against: an explainer: only it is compared with each of the others, as the second.
         test: "permutation" (of whole patients), or "mcnemar" for hits, over all pairs whatever the class.
         bounds: the metric's range.
-        confidence, method: of the intervals.
+        confidence, method: of the intervals; of the effect's, percentiles where the method is "score".
         resampling: a draw over `clusters` to share between calls, instead of `resamples`; `seed` still decides the
             permutations.
 
@@ -99,7 +99,12 @@ def paired_comparisons(
     width = bounds[1] - bounds[0]
     means = _Moments(pairs, differences, effect=False)
     effects = _Moments(pairs, differences, effect=True)
-    mean_limits = statistic_intervals(means, drawn, bounds=(-width, width), **options).columns
+    by_class = [np.where(pairs.member > 0, column[:, None], np.nan) for column in differences.T]
+    ranges = [(-width, width)] * len(names)
+    macros = mean_intervals_of(by_class, ranges, drawn, confidence=confidence, method=method)
+    mean_limits = [found.macro for found in macros]
+    # of a ratio: the deviation of a resample may vanish, so that the variance of resamples says little
+    options["method"] = "percentile" if method == "score" else method
     effect_limits = statistic_intervals(effects, drawn, bounds=(-np.inf, np.inf), **options).columns
     if test == "mcnemar":
         tests = [mcnemar_test(columns[first], columns[second], clusters) for first, second in names]

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, logit, ndtr, ndtri
+from scipy.special import ndtr, ndtri
 from scipy.stats import rankdata
 
 from xaibench.errors import UsageError
 from xaibench.statistics.bootstrap import FLAT, Array, Interval, check_confidence, interval_without_spread
+from xaibench.statistics.score import auc_limits
 
 
 @dataclass(frozen=True)
@@ -45,26 +46,32 @@ class AUCs:
         areas: (K,), NaN where undefined (a class is absent, a score is NaN).
         covariance: (K, K), NaN where undefined (fewer than two patients in a class).
         patients: patients in the smaller class.
+        sizes: patients with positives, with negatives, and in all.
+        adds: (C, K) what each patient adds, signed, to the area: its images' placements less the area, over the images
+            of their class.
     """
 
     areas: Array
     covariance: Array
     patients: int
+    sizes: tuple[int, int, int]
+    adds: Array
 
     def interval(self, k: int = 0, *, confidence: float = 0.95) -> Interval:
-        """Return the interval of one area on the logit scale, which keeps it between 0 and 1 (Pepe 2003).
-
-        Areas of 0 and 1, and all scores equal, have no variance: Wilson's interval over the patients of the smaller
-        class. Undefined: [0, 1].
-        """
+        """Return the score interval of one area: `xaibench.statistics.score.auc_limits`. Undefined: [0, 1]."""
         check_confidence(confidence)
         area, variance = float(self.areas[k]), float(self.covariance[k, k])
         if not math.isfinite(variance):
             return Interval(0.0, 1.0, "bounds")
-        if not 0 < area < 1 or variance <= FLAT**2:
-            return interval_without_spread(area, self.patients, confidence=confidence)
-        half = float(ndtri((1 + confidence) / 2)) * math.sqrt(variance) / (area * (1 - area))
-        return Interval(float(expit(logit(area) - half)), float(expit(logit(area) + half)), "delong")
+        variance = variance if variance > FLAT**2 else 0.0
+        return Interval(*auc_limits(area, variance, *self.sizes, confidence)[:2], "score")
+
+    def told(self, k: int = 0) -> float:
+        """Return the share of the variance behind `interval` that the images tell of; the rest is a model's."""
+        area, variance = float(self.areas[k]), float(self.covariance[k, k])
+        if not math.isfinite(variance):
+            return 0.0
+        return auc_limits(area, variance if variance > FLAT**2 else 0.0, *self.sizes, 0.95)[2]
 
     def test(self, first: int = 0, second: int = 1, *, confidence: float = 0.95) -> AUCTest:
         """Return the two-sided paired test of two areas, and the interval of their difference."""
@@ -112,16 +119,19 @@ def delong(scores: npt.ArrayLike, labels: npt.ArrayLike, clusters: Sequence[str]
     above, below = _placements(score, positive)
     groups = patient[positive], patient[~positive]
     areas = above.mean(0) if len(above) and len(below) else np.full(score.shape[1], np.nan)
-    sizes = [len(np.unique(group)) for group in groups]
+    n = int(patient.max(initial=-1)) + 1
+    sizes = (len(np.unique(groups[0])), len(np.unique(groups[1])), n)
+    x, y = (
+        _by_patient(part - areas, group, n) / max(len(part), 1)
+        for part, group in zip((above, below), groups, strict=True)
+    )
     if min(sizes) < 2:
-        return AUCs(areas, np.full((len(areas), len(areas)), np.nan), min(sizes))
-    n = int(patient.max()) + 1
-    x, y = (_by_patient(part - areas, group, n) / len(part) for part, group in zip((above, below), groups, strict=True))
+        return AUCs(areas, np.full((len(areas), len(areas)), np.nan), min(sizes), sizes, x + y)
     cross = x.T @ y
     covariance: Array = (
         _unbiased(sizes[0]) * (x.T @ x) + _unbiased(sizes[1]) * (y.T @ y) + _unbiased(n) * (cross + cross.T)
     )
-    return AUCs(areas, covariance, min(sizes))
+    return AUCs(areas, covariance, min(sizes), sizes, x + y)
 
 
 def _placements(score: npt.NDArray[np.generic], positive: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
