@@ -82,6 +82,14 @@ def test_what_flatters_and_what_contradicts_on_the_full_tables(audit: CohortAudi
     assert set(apart.leaking.values()) == set(apart.leaking_any.values()) == set(apart.contradicting.values()) == {0}
 
 
+def test_the_readme_says_what_the_tables_say(audit: CohortAudit) -> None:
+    paper = audit.preset("paper")
+    assert paper is not None
+    readme = " ".join((Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8").split())
+    assert " / ".join(f"{paper.leaking[name]} of {paper.test[name]}" for name in DISEASES) in readme
+    assert f"{paper.contradicting['Effusion']} of Effusion's {paper.negatives['Effusion']} negatives" in readme
+
+
 def test_leaks_and_contradictions_counted_by_hand(tmp_path: Path) -> None:
     """60 patients of one image each; then patient 1, boxed, gets another image, and the box of 4 another label."""
     rows = standard_rows()

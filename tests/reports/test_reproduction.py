@@ -182,7 +182,20 @@ def test_what_flatters_and_contradicts_stands_on_the_page(found: Reproduction, t
 
 def test_nothing_to_leave_out_is_said(found: Reproduction, tmp_path: Path) -> None:
     result = Reproduction(**{**vars(found), "strict": found.aucs})
-    assert "there is nothing to leave out" in to_markdown(make_page(result, PUBLISHED, tmp_path, "", RATED))
+    page = to_markdown(make_page(result, PUBLISHED, tmp_path, "", RATED))
+    assert "there is nothing to leave out" in page
+    assert "without leaks and contradictions" not in page  # the same rows once more
+
+
+def test_what_could_not_be_measured_has_its_reason(tmp_path: Path) -> None:
+    page = to_markdown(make_page(empty("no Pneumothorax has a box"), PUBLISHED, tmp_path, "", RATED))
+    for what in (
+        "ROC-AUC without leaking patients and contradicting negatives",
+        "Equivalence test",
+        "Paired comparison",
+        "cwm against gradcam",
+    ):
+        assert f"{what}: not computable from this data (no Pneumothorax has a box)." in page
 
 
 def test_comparable_is_tested_and_maps_are_paired(found: Reproduction, tmp_path: Path) -> None:

@@ -16,13 +16,16 @@ from xaibench.reports.page import Block, Missing, Section, Table, Text
 from xaibench.reports.reproduction_claims import NIH, not_alike
 from xaibench.reports.reproduction_scores import level, number, p_value, ranged
 
+_STRICT = "ROC-AUC without leaking patients and contradicting negatives"
+
 
 def auc_section(found: Reproduction, published: Published) -> Section:
     """Table 5."""
     title = "ROC-AUC (table 5)"
     if not found.aucs:
-        absent = Missing(found.missing.get("runs", ""), "Measured ROC-AUC")
-        return Section(title, [*not_alike(found), _published_aucs(published), absent, *_beside_blocks(found)])
+        reason = found.missing.get("runs", "")
+        absent = [Missing(reason, what) for what in ("Measured ROC-AUC", _STRICT)]
+        return Section(title, [*not_alike(found), _published_aucs(published), *absent, *_beside_blocks(found)])
     rows = []
     for position, name in enumerate((*found.base.classes, MACRO)):
         row = ["mean of the classes" if name == MACRO else name]
@@ -67,14 +70,8 @@ def auc_section(found: Reproduction, published: Published) -> Section:
 
 def _strict_blocks(found: Reproduction) -> list[Block]:
     """ROC-AUC without leaking patients and contradicting negatives, of the same predictions."""
-    what = "ROC-AUC without leaking patients and contradicting negatives"
-    if not found.strict:
-        return [Missing(found.missing.get("strict", "these runs are of an earlier version"), what)]
     first = CLASSIFIERS[0]
-    if all(
-        (every.positives, every.negatives) == (left.positives, left.negatives)
-        for every, left in zip(found.aucs[first], found.strict[first], strict=True)
-    ):
+    if not _leaves_out(found):
         return [
             Text(
                 "No test image is of a patient of training or validation, and no negative carries the class's label: "
@@ -92,7 +89,7 @@ def _strict_blocks(found: Reproduction) -> list[Block]:
         rows.append(row)
         if left.value != left.value:
             absent.append(
-                Missing("in one of the subsets no image of it, or none without it, is left", f"{what}: {name}")
+                Missing("in one of the subsets no image of it, or none without it, is left", f"{_STRICT}: {name}")
             )
     headers = ["class", "images left, with + without", "of", "GCM", "GCM, without these"]
     headers += ["DenseNet-121", "DenseNet-121, without these"]
@@ -101,6 +98,15 @@ def _strict_blocks(found: Reproduction) -> list[Block]:
         f"data label with the class; {level(found)} bootstrap intervals by patient"
     )
     return [Table(headers, rows, caption), *absent]
+
+
+def _leaves_out(found: Reproduction) -> bool:
+    """Tell whether `Reproduction.strict` is of fewer images."""
+    first = CLASSIFIERS[0]
+    return any(
+        (every.positives, every.negatives) != (left.positives, left.negatives)
+        for every, left in zip(found.aucs[first], found.strict[first], strict=True)
+    )
 
 
 def _of_fewer(values: Sequence[float]) -> str:
@@ -145,7 +151,8 @@ def difference_section(found: Reproduction) -> Section:
     """GCM less DenseNet-121 on the same images."""
     title = "GCM against DenseNet-121 on the same images"
     if not found.differences:
-        return Section(title, [Missing(found.missing.get("runs", ""), "Paired comparison")])
+        reason = found.missing.get("runs", "")
+        return Section(title, [Missing(reason, what) for what in ("Paired comparison", "Equivalence test")])
     rows = [
         [
             f"subset {item.subset}: {item.class_name}",
@@ -164,10 +171,10 @@ def difference_section(found: Reproduction) -> Section:
 
 def _equivalence_blocks(found: Reproduction) -> list[Block]:
     """Whether "comparable" holds, by a test that can say so."""
-    if not found.equivalence:
-        return [Missing("these runs are of an earlier version", "Equivalence test")]
     rows = []
     for item in found.equivalence:
+        if item.usable and not _leaves_out(found):
+            continue  # the same images once more
         name, images = item.class_name, "without leaks and contradictions" if item.usable else "all test images"
         if name == MACRO:
             alike = [one.difference for one in found.equivalence if one.usable == item.usable and one is not item]

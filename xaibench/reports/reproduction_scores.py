@@ -32,7 +32,8 @@ def localization_section(found: Reproduction, published: Published, curves: Sequ
     blocks = not_alike(found)
     blocks.append(Table(["class", f"{NIH}: images whose lesion the map attends to"], rows, caption))
     if not found.best:
-        return Section(title, [*blocks, *_boxes(found, published), Missing(found.missing.get("runs", ""), "Measured")])
+        nothing = Missing(found.missing.get("runs", ""), "Measured")
+        return Section(title, [*blocks, *_boxes(found, published), nothing, *_map_blocks(found)])
     blocks += curves
     subsets = ", ".join(f"{name}: subset {subset}" for name, subset in found.best.items())
     blocks.append(Text(f"Maps of the best subsets ({subsets}); the baselines are on the images of the GCM's."))
@@ -41,7 +42,8 @@ def localization_section(found: Reproduction, published: Published, curves: Sequ
         scored = [name for name in found.base.classes if any(_scores(found, _visible(0.5), name))]
     if not scored:
         reason = "no test image has a box of one of the classes"
-        return Section(title, [*blocks, Missing(reason, "Measured localization"), *_boxes(found, published)])
+        nothing = Missing(reason, "Measured localization")
+        return Section(title, [*blocks, nothing, *_map_blocks(found), *_boxes(found, published)])
     for name in scored:
         blocks.append(_visible_table(found, published, name))
         blocks.append(_hit_table(found, published, name))
@@ -189,7 +191,7 @@ def _map_blocks(found: Reproduction) -> list[Block]:
     first, second = MAPS
     what = f"{first} against {second}"
     if not found.maps:
-        return [Missing(found.missing.get("maps", "these runs are of an earlier version"), what)]
+        return [Missing(found.missing.get("maps") or found.missing.get("runs", ""), what)]
     rows = []
     for item in found.maps:
         title = registry.get("metrics", item.metric).load().title
