@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # declaring a metric needs no torch
-    from torch import Tensor
+    pass
 
 Category = Literal[
     "classification", "localization", "faithfulness", "robustness", "randomization", "axioms", "complexity"
@@ -49,7 +49,9 @@ class Metric:
     non-finite map); a curve returns (B, T). ``chance(masks, **parameters)`` returns the score expected of a map that
     knows nothing, of the same shape. Metrics of `ASKS_NETWORK` are called as ``compute(explained, **parameters)`` and
     return (P,) float64, one score a pair, NaN where undefined. Classification metrics are called as
-    ``compute(scores, labels)``, both (N,), and return one number.
+    ``compute(scores, labels, **parameters)``, both (N,), of one class against the rest, and return one number; scores
+    are log-odds (`xaibench.metrics.classification.class_scores`). Their ``chance``, if callable, is called with the
+    labels.
     """
 
     name: str
@@ -59,7 +61,7 @@ class Metric:
     range: tuple[float, float]
     reference: str
     title: str
-    chance: Callable[..., Tensor] | float | None = None
+    chance: Callable[..., Any] | float | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Defaults; a benchmark may set others."""
     curve: str | None = None
@@ -73,6 +75,16 @@ class Metric:
     """Shown also on the scale where chance is 0 and the best value 1; not where neither end of the range is best."""
     simulated: bool = False
     """`chance` simulates noise in the masks' frame; where each image has its own size, in a fixed one near it."""
+    mean_of: Callable[..., Any] | None = None
+    """Of a classification metric that is a mean over images: ``mean_of(scores, labels, **parameters)`` gives them, (N,)
+    float64, NaN where an image doesn't count."""
+    weighted: Callable[..., Any] | None = None
+    """Of one that is not: ``weighted(scores, labels, **parameters)`` gives a function from weights (r, N) of the images
+    to (r,) values, for intervals; without it the metric is called for each resample, which takes longer."""
+    tunes: bool = False
+    """A classification metric whose parameter ``threshold``, where it is None, a run tunes on validation."""
+    one_class: bool = False
+    """A classification metric that is defined where all labels are alike."""
     mask: str | None = None
     """What it is scored against in place of the region: a mask that the dataset gives in `Sample.meta` by this name."""
 
@@ -89,6 +101,12 @@ class Metric:
         at = self.headline_at
         return [self.name if at is None else f"{self.name}@{at}" if isinstance(at, str) else f"{self.name}@{at:.2f}"]
 
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Metric:
+        """Return the metric with other defaults."""
+        made = replace(self, parameters={**self.parameters, **parameters})
+        object.__setattr__(made, "__doc__", self.__doc__)
+        return made
+
     def __call__(self, *args: Any, **parameters: Any) -> Any:
         return self.compute(*args, **{**self.parameters, **parameters})
 
@@ -101,7 +119,7 @@ def metric(
     range: tuple[float, float],
     reference: str,
     title: str,
-    chance: Callable[..., Tensor] | float | None = None,
+    chance: Callable[..., Any] | float | None = None,
     curve: str | None = None,
     headline: bool = True,
     headline_at: float | None = None,
@@ -109,6 +127,10 @@ def metric(
     corrected: bool = True,
     simulated: bool = False,
     mask: str | None = None,
+    mean_of: Callable[..., Any] | None = None,
+    weighted: Callable[..., Any] | None = None,
+    tunes: bool = False,
+    one_class: bool = False,
     **parameters: Any,
 ) -> Callable[[Callable[..., Any]], Metric]:
     """Declare the decorated function as a metric; keyword arguments left over are its default parameters."""
@@ -131,6 +153,10 @@ def metric(
             corrected=corrected,
             simulated=simulated,
             mask=mask,
+            mean_of=mean_of,
+            weighted=weighted,
+            tunes=tunes,
+            one_class=one_class,
         )
         object.__setattr__(made, "__doc__", compute.__doc__)
         return made
