@@ -368,7 +368,7 @@ def cell(cells: Cell, size: int) -> str:
 
 
 def paired(head: list[str], lines: list[list[str]]) -> Iterator[str]:
-    """Yield a Markdown table with the percentile bootstrap behind the score interval, in italics; not those by image."""
+    """Yield a Markdown table, the percentile bootstrap in italics beneath the score interval; not those by image."""
     yield f"| {' | '.join([*head[:2], *head[3:]])} |"
     yield f"|{' --- |' * 2}{' ---: |' * (len(head) - 3)}"
     rows: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(dict)
