@@ -58,7 +58,8 @@ class Score:
     corrected: float | None = None
     """The value on the scale where chance is 0 and the metric's best value 1; see `chance_corrected`."""
     thresholds: tuple[float, ...] = ()
-    """Of a metric that chooses them for the class: shares of the map's range, one for each of its criteria."""
+    """Of a metric that chooses them for the class: shares of the map's range, one for each of its criteria; of a
+    classification metric the probability from which on the class is called."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the score as a JSON object; ``class_name`` is called ``class``."""

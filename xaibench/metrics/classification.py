@@ -38,6 +38,7 @@ def _once(weighted: Weighted, images: int) -> float:
 
 
 def _prevalence(labels: Any) -> float:
+    """Return the level of scores that know nothing: the share of positives."""
     label = _vector(labels)
     return float((label == 1).mean()) if len(label) else float("nan")
 
