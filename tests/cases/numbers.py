@@ -27,6 +27,7 @@ from xaibench.classifiers.base import Classifier
 from xaibench.explainers.base import Explainer
 from xaibench.harness.run import Run
 from xaibench.harness.setup import load_splits
+from xaibench.metrics import localization
 from xaibench.metrics.base import metric
 from xaibench.types import Frame, Prediction
 

@@ -31,6 +31,8 @@ INTERVAL_WAYS = {
     "bca": "BCa bootstrap by patient",
     "delong": "DeLong",
     "exact": "Clopper-Pearson where the scores have no spread",
+    "two levels": "seeds and patients drawn",
+    "patients only": "patients drawn, of one seed",
     "wilson": "Wilson where the bootstrap has no spread",
     "bounds": "the metric's bounds where nothing else can speak",
 }
