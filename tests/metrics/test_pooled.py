@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from xaibench.errors import UsageError
-from xaibench.metrics import Metric, _ops, pixel_rows
+from xaibench.metrics import Metric, pixel_rows
 from xaibench.metrics.boxes import box_iou
 from xaibench.metrics.pooled import iou_best, iou_fixed, max_box_acc, max_box_acc_v2, pxap
 
@@ -59,12 +59,30 @@ def test_iou_at_thresholds_is_torchmetrics() -> None:
     maps, masks = maps_and_masks(8)
     ious = iou_best(maps, masks, thresholds=[0.0, 0.31, 0.5, 0.99])
     for column, threshold in enumerate((0.0, 0.31, 0.5, 0.99)):
-        segments = _ops.grey_levels(maps) > int(255 * threshold)
+        exact = maps.double()
+        low, high = exact.amin((1, 2), keepdim=True), exact.amax((1, 2), keepdim=True)
+        segments = (exact - low) / (high - low) > threshold
         expected = [
             functional.binary_jaccard_index(s.int(), m.int()).item() for s, m in zip(segments, masks, strict=True)
         ]
         np.testing.assert_allclose(ious[:, column].numpy(), expected, rtol=0, atol=1e-6)  # theirs is float32
     assert torch.equal(iou_fixed(maps, masks, threshold=0.31), ious[:, 1])
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_iou_of_a_heavy_tail_is_exact_at_every_threshold(kind: torch.dtype) -> None:
+    maps, masks = maps_and_masks(8)
+    maps = maps.double().mul(6).exp().to(kind)
+    thresholds = [0.07, 0.0, 0.5, 0.0033, 0.31, 0.999]  # in any order
+    exact = maps.double().numpy()
+    low, high = exact.min((1, 2), keepdims=True), exact.max((1, 2), keepdims=True)
+    scaled, inside = (exact - low) / (high - low), masks.numpy()
+    found = iou_best(maps, masks, thresholds=thresholds)
+    for column, threshold in enumerate(thresholds):
+        above = scaled > threshold
+        wanted = (above & inside).sum((1, 2)) / (above | inside).sum((1, 2))
+        assert found[:, column].tolist() == wanted.tolist()
+        assert iou_fixed(maps, masks, threshold=threshold).tolist() == wanted.tolist()
 
 
 def test_max_box_acc_is_the_share_of_box_ious_that_reach() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,3 +172,55 @@ def test_holes_are_the_same_without_opencv(share: float, monkeypatch: pytest.Mon
     filled = _ops.fill_holes(segments)
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert torch.equal(filled, _ops.fill_holes(segments))
+
+
+def test_references_get_raw_maps() -> None:
+    """No step of ours that a metric makes of maps and masks: agreement with our own intermediate proves nothing.
+
+    What they share with ours is what both ask the network about: hidden pixels, neighbours, random weights.
+    """
+    folder = Path(__file__).parent / "references"
+    used = {
+        (path.name, name)
+        for path in folder.glob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        for name in re.findall(r"xaibench\.metrics(?: import|\.)\s*(_\w+)", line)
+    }
+    assert used == {("again.py", "_rerun"), ("again.py", "_randomized"), ("faithfulness.py", "_perturb")}
+
+
+EIGHT_BITS = (
+    "t_iou",
+    "t_iobb",
+    "t_iou_false_positives",
+    "t_iobb_false_positives",
+    "box_iou",
+    "iou_otsu",
+    "max_box_acc",
+)
+
+
+@pytest.mark.parametrize("name", EIGHT_BITS)
+def test_what_is_cut_to_eight_bits_says_so(name: str) -> None:
+    metric = registry.get("metrics", name).load()
+    assert re.search(r"\b8[- ]bits?\b", metric.__doc__), name
+
+
+def test_no_other_metric_cuts_maps_to_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("cut to 8 bits")
+
+    monkeypatch.setattr(_ops, "_grey", refuse)
+    monkeypatch.setattr(_ops, "_scaled_to_grey", refuse)
+    maps, masks = torch.rand(2, 48, 48), torch.zeros(2, 48, 48, dtype=torch.bool)
+    masks[:, 4:20, 6:30] = True
+    cut = []
+    for name in registry.list_metrics():
+        metric = registry.get("metrics", name).load()
+        if metric.category in ("localization", "complexity") and metric.mask is None:
+            options = {"k": 100} if "k" in metric.parameters else {}
+            try:
+                metric(maps, masks, **options)
+            except AssertionError:
+                cut.append(name)
+    assert set(cut) == {*EIGHT_BITS, "max_box_acc_v2"}

@@ -130,6 +130,7 @@ def input_invariance(explained: Explained, *, shift: float = -1.0) -> Tensor:
     range=(0.0, 1.0),
     title="Non-sensitivity",
     reference="Nguyen and Rodriguez Martinez 2020, arXiv:2007.07584",
+    version=2,
     grid=6,
     eps=1e-3,
 )
@@ -140,7 +141,8 @@ def non_sensitivity(explained: Explained, *, grid: int = 6, eps: float = 1e-3) -
     times the largest cell's, and to the classifier if painting it black or white changes the class's logit by more than
     `eps` times the largest such change (rounding alone moves it a little). The paper asks it of single features, which
     would take a forward pass for each pixel. Computed here: Quantus compares both with one absolute number, and paints
-    with the image's own darkest value, so that the darkest pixel never matters.
+    with the image's own darkest value, so that the darkest pixel never matters. A constant map that is not zero says
+    that all cells matter, and is scored; an all-zero map is undefined.
     """
     _rerun.count("grid", grid)
     if not 0 <= eps < 1:
@@ -149,7 +151,9 @@ def non_sensitivity(explained: Explained, *, grid: int = 6, eps: float = 1e-3) -
     changed = explained.once(("painted", grid), lambda: _painted(explained, places))
     held = torch.stack([_ops.total((explained.maps.double() * cell).abs()) for cell in places], dim=1)
     differ = _matters(held, eps) != _matters(changed, eps)
-    return _ops.nan_where(_ops.undefined(explained.maps), differ.double().mean(1))
+    low, high = _ops.ends(explained.maps)
+    silent = ~(low.isfinite() & high.isfinite()) | (held.amax(1) == 0)  # a constant map speaks, of all cells alike
+    return _ops.nan_where(silent, differ.double().mean(1))
 
 
 def cells(height: int, width: int, grid: int) -> Tensor:

@@ -5,8 +5,8 @@ a constant or non-finite map; the harness averages them by class and makes the s
 the patients anew. Where a threshold is chosen, both choices stand in the result: ``NAME@oracle`` is the best on the
 test images themselves, which has seen the answers, ``NAME@tuned`` the best on validation, where that has regions.
 
-The map is min-max scaled to 8 bits (signed: zero plays no part), and foreground lies strictly above the grey level
-``int(255 threshold)``, as in `xaibench.metrics.boxes`. Chance functions return the statistics of uniform noise.
+The map is min-max scaled (signed: zero plays no part), for boxes to 8 bits, as in `xaibench.metrics.boxes`. Chance
+functions return the statistics of uniform noise.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from xaibench.metrics import _ops, _pixels
 from xaibench.metrics._boxes import FloatArray
 from xaibench.metrics._noise import noise_of
 from xaibench.metrics.base import PixelStatistic, Pool, metric
-from xaibench.metrics.boxes import _best_iou, _largest_iou, _levels, _regions, box_ious
+from xaibench.metrics.boxes import _best_iou, _largest_iou, _levels, _regions, box_ious, check_thresholds
 
 CANDIDATES = tuple(round(0.01 * step, 2) for step in range(100))
 """0, 0.01, ..., 0.99: shares of the map's range, as in wsolevaluation."""
@@ -30,46 +31,52 @@ CANDIDATES = tuple(round(0.01 * step, 2) for step in range(100))
 DELTAS = (0.3, 0.5, 0.7)
 """IoU that a box must reach (Choe et al. 2020, PAMI version)."""
 
-GREY = 256
-
-
-def _histograms(maps: Tensor, masks: Tensor) -> Tensor:
-    """Return (B, 2, 256) float64: how many pixels outside the mask, and in it, have each grey level."""
-    _ops.check_maps(maps, masks)
-    return _ops.nan_where(_ops.undefined(maps, masks), _ops.once(_counted, maps, masks))
-
-
-def _counted(maps: Tensor, masks: Tensor) -> Tensor:
-    if maps.device.type == "cpu":
-        rows = zip(_ops.grey(maps).flatten(1).numpy(), _ops.places(masks), strict=True)
-        counts = np.array([np.bincount(row.take(at), minlength=GREY) for row, at in rows], dtype=np.float64)
-        inside = torch.from_numpy(counts.reshape(-1, GREY))
-        return torch.stack([_ops.grey_histograms(maps) - inside, inside], dim=1)
-    pieces = [torch.zeros(0, 2, GREY, dtype=torch.float64, device=maps.device)]
-    for levels, within in _ops.chunks(_ops.grey(maps), masks):
-        slots = torch.arange(len(levels), device=maps.device)[:, None, None] * 2 + within
-        flat = (slots * GREY + levels).flatten()
-        pieces.append(torch.bincount(flat, minlength=2 * GREY * len(levels)).reshape(-1, 2, GREY).double())
-    return torch.cat(pieces)
+FEW = 4
+"""Thresholds up to which each is compared with every pixel."""
 
 
 def _ious(maps: Tensor, masks: Tensor, thresholds: Sequence[float]) -> Tensor:
-    """Return (B, T): the IoU of the mask and the foreground above each threshold."""
-    levels = torch.tensor(_levels(thresholds), device=maps.device)
-    counts = _histograms(maps, masks)
-    above = counts.flip(-1).cumsum(-1).flip(-1)[..., levels + 1]  # strictly above; levels are 254 at most
-    return above[:, 1] / (counts[:, 1].sum(-1, keepdim=True) + above[:, 0])
+    """Return (B, T): the IoU of the mask and the pixels whose min-max scaled value exceeds each threshold.
+
+    Scaled, (v - low) / (high - low), and compared in double precision.
+    """
+    _ops.check_maps(maps, masks)
+    check_thresholds(thresholds)
+    bad = _ops.undefined(maps, masks)
+    values, inside = maps.detach().flatten(1).cpu().numpy(), masks.flatten(1).cpu().numpy()
+    found = np.full((len(values), len(thresholds)), np.nan)
+    for row in np.flatnonzero(~bad.cpu().numpy()):
+        exact = values[row].astype(np.float64)
+        low = exact.min()
+        exact -= low
+        exact /= exact.max()
+        whole = _above(exact, thresholds)
+        held = _above(exact[inside[row]], thresholds)
+        found[row] = held / (np.count_nonzero(inside[row]) + whole - held)
+    return torch.from_numpy(found).to(maps.device)
+
+
+def _above(values: FloatArray, thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
+    """Return (T,): how many values exceed each threshold."""
+    if len(thresholds) <= FEW:
+        return np.array([np.count_nonzero(values > threshold) for threshold in thresholds])
+    bounds = np.asarray(thresholds, dtype=np.float64)
+    order = np.argsort(bounds)
+    passed = np.bincount(np.searchsorted(bounds[order], values, side="left"), minlength=len(bounds) + 1)
+    above = np.empty(len(bounds), dtype=np.int64)
+    above[order] = passed[::-1].cumsum()[::-1][1:]
+    return above
 
 
 def _iou_chance(masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES) -> Tensor:
     """Return (B, T): the IoU expected of uniform noise, to the second order of the binomial count outside the mask.
 
     A mask of n among N pixels, each foreground with probability q: n q E[1 / (n + Y)], Y binomial (N - n, q). One pixel
-    is the minimum, one the maximum, whatever the noise: q = ((N - 2)(1 - s) + 1) / N, where s is (level + 1) / 255.
+    is the minimum, one the maximum, whatever the noise: q = ((N - 2)(1 - threshold) + 1) / N.
     """
     pixels, number = masks.shape[-2] * masks.shape[-1], _ops.number(masks).double()[:, None]
-    share = (torch.tensor(_levels(thresholds), dtype=torch.float64, device=masks.device) + 1) / 255
-    q = (max(0, pixels - 2) * (1 - share) + 1) / pixels
+    bounds = torch.tensor(thresholds, dtype=torch.float64, device=masks.device)
+    q = (max(0, pixels - 2) * (1 - bounds) + 1) / pixels
     outside = (pixels - number) * q
     union = number + outside
     expected = number * q * (1 / union + outside * (1 - q) / union**3)
@@ -89,14 +96,16 @@ def _fixed_chance(masks: Tensor, *, threshold: float = 0.5) -> Tensor:
     title="IoU at half the map's range",
     reference="Jaccard 1912; Zhou et al. 2016 (CAM), arXiv:1512.04150, who cut at a share of the largest value",
     chance=_fixed_chance,
+    version=2,
     threshold=0.5,
 )
 def iou_fixed(maps: Tensor, masks: Tensor, *, threshold: float = 0.5) -> Tensor:
     """Intersection over union of the mask and the min-max scaled map above one threshold, the same for every image.
 
-    The plainest of the four ways to a segmentation; `iou_otsu` lets each map choose for itself, `iou_best` shows the
-    threshold tuned on validation and the oracle. No holes are filled. Chance: about a q / (a + (1 - a) q) for a mask of
-    area a and a share q of foreground.
+    The pixels whose value, min-max scaled in double precision, lies strictly above the threshold, as CheXlocalize cuts
+    at its tuned ones. The plainest of the four ways to a segmentation; `iou_otsu` lets each map choose for itself,
+    `iou_best` shows the threshold tuned on validation and the oracle. No holes are filled. Chance: about
+    a q / (a + (1 - a) q) for a mask of area a and a share q of foreground.
 
     >>> maps = torch.tensor([[[9.0, 8.0, 0.0], [1.0, 0.0, 1.0]]])
     >>> masks = torch.tensor([[[True, False, False], [True, False, False]]])
@@ -119,6 +128,7 @@ def _as_candidates(means: FloatArray, *, thresholds: Sequence[float], deltas: Se
     reference="Jaccard 1912; threshold by validation as in Saporta et al. 2022, doi:10.1038/s42256-022-00536-x",
     chance=_iou_chance,
     pool=Pool(lambda *, thresholds: len(thresholds), _as_candidates, "thresholds"),
+    version=2,
     thresholds=CANDIDATES,
 )
 def iou_best(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES) -> Tensor:

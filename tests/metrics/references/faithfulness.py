@@ -258,9 +258,10 @@ def faithfulness_correlation(given: Explained) -> Array:
 
 def of_cells(given: Explained) -> Explained:
     """Give each pixel the mean of its cell, so that a step of a cell's pixels in the map's order is that cell."""
-    numbers = _perturb.cell_numbers(given, cells_of(given))
-    means, _ = _perturb.part_means(given, numbers)
-    return replace(given, maps=means.gather(1, numbers.flatten(1)).reshape(given.maps.shape), shared={})
+    numbers = _perturb.cell_numbers(given, cells_of(given)).flatten(1).numpy()
+    values = given.maps.double().flatten(1).numpy()
+    means = [(np.bincount(n, v) / np.bincount(n))[n] for n, v in zip(numbers, values, strict=True)]
+    return replace(given, maps=torch.from_numpy(np.stack(means)).reshape(given.maps.shape), shared={})
 
 
 def faithfulness_estimate(given: Explained) -> Array:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from tests.metrics.references.base import Array, Cases, Drawn, Kind, Reference, own_scores
-from xaibench.metrics import _ops
 
 
 @cache
@@ -75,8 +74,13 @@ def _scikit_learn(name: str) -> Callable[[Array, Array], float]:
     return score
 
 
+def scaled(map_: Array) -> Array:
+    return (map_ - map_.min()) / (map_.max() - map_.min())
+
+
 def eight_bits(map_: Array) -> Array:
-    return (255 * (map_ - map_.min()) / (map_.max() - map_.min())).astype(np.uint8)
+    """Return what OpenCV is given where the definition is of 8 bits."""
+    return (255 * scaled(map_)).astype(np.uint8)
 
 
 def _jaccard(segment: Array, mask: Array) -> float:
@@ -97,12 +101,13 @@ def _pooled_ap(case: tuple[Tensor, Tensor]) -> Array:
     from sklearn.metrics import average_precision_score
 
     maps, masks = case
-    return np.array([average_precision_score(masks.flatten(), _ops.grey_levels(maps).flatten())])
+    values = np.concatenate([scaled(map_.double().numpy()).ravel() for map_ in maps])
+    return np.array([average_precision_score(masks.flatten(), values)])
 
 
 def _best_jaccard(case: tuple[Tensor, Tensor]) -> Array:
     def at(threshold: float) -> Callable[[tuple[Tensor, Tensor]], Array]:
-        return each(lambda m, g: _jaccard(eight_bits(m) > int(255 * threshold), g))
+        return each(lambda m, g: _jaccard(scaled(m) > threshold, g))
 
     return np.array([at(threshold)(case).mean() for threshold in (0.2, 0.5, 0.8)])
 
@@ -138,7 +143,7 @@ MAPS: list[Reference] = [
         quantus("AttributionLocalisation", positive_attributions=True),
     ),
     of_maps("iou_otsu", "scikit-image threshold_otsu, SciPy binary_fill_holes, torchmetrics Jaccard", each(_otsu)),
-    of_maps("iou_fixed", "torchmetrics binary_jaccard_index", each(lambda m, g: _jaccard(eight_bits(m) > 127, g))),
+    of_maps("iou_fixed", "torchmetrics binary_jaccard_index", each(lambda m, g: _jaccard(scaled(m) > 0.5, g))),
     of_maps(
         "iou_best",
         "torchmetrics binary_jaccard_index",
