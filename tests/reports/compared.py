@@ -98,6 +98,7 @@ def write_run(
                 scores.append(
                     _score(classifier, explainer, metric, name, mean, interval.low, interval.high, level, images)
                 )
+            level = None if metric == "complexity" else chance
             rows += [
                 {
                     "image": i,
@@ -106,7 +107,7 @@ def write_run(
                     "explainer": explainer,
                     "metric": metric,
                     "value": v,
-                    "chance": 0.1,
+                    "chance": np.nan if level is None else level,
                 }
                 for i, p, c, v in zip(ids, patients, classes, column.tolist(), strict=True)
             ]
