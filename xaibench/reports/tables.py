@@ -31,6 +31,7 @@ INTERVAL_WAYS = {
     "delong": "DeLong",
     "exact": "Clopper-Pearson where the scores have no spread",
     "wilson": "Wilson where the bootstrap has no spread",
+    "two levels": "training seeds and patients as two levels",
     "bounds": "the metric's bounds where nothing else can speak",
 }
 """How intervals are made, in words."""
