@@ -113,8 +113,36 @@ def test_undefined_and_constant_maps_are_counted(small: Run) -> None:
     assert lines[row].split()[-1] == "–"  # noqa: RUF001
     assert lines[row + 1].split("  ")[1:] != []
     assert re.split(r"\s{2,}", lines[row + 1].strip()) == ["2 constant", "2 undef.", "40 undef."]
-    assert any(line.startswith("undef.: pairs without a value") for line in lines)
+    assert any(line.startswith("undef.: pairs without a score; in the value such a pair") for line in lines)
     assert not any("undef." in line for line in printed(small, runs.metrics(), 160))
+
+
+def test_what_an_undefined_pair_counts_as_and_the_value_of_the_others_are_said(small: Run) -> None:
+    known = runs.metrics()
+    known["hit_rate"] = replace(known["hit_rate"], chance=0.1)
+    known["energy"] = replace(known["energy"], chance=0.1, counts_as=0.0)
+    scores = [replace(s, nan=3, defined=0.5678) if s.explainer == "cwm" else s for s in small.scores]
+    run = replace(small, scores=tuple(scores))
+    text = " ".join(" ".join(printed(run, known, 160)).split())
+    assert "3 undef., rest 0.57" in text
+    assert "in the value such a pair counts as chance (Hit rate), counts as 0 (Energy in the region)" in text
+    old = replace(run, benchmark=run.benchmark.model_copy(update={"scoring": 1}))
+    assert "in the value such a pair is left out, and" in " ".join(" ".join(printed(old, known, 160)).split())
+
+
+@pytest.mark.parametrize(("encoding", "sign"), [("utf-8", "†"), ("ascii", "#")])
+def test_a_mean_over_fewer_classes_than_its_neighbours_is_marked(small: Run, encoding: str, sign: str) -> None:
+    means = [
+        replace(s, class_name=MACRO, classes=2 if s.explainer == "cwm" else 3) for s in small.scores if s.explainer
+    ]
+    run = replace(small, scores=(*small.scores, *means))
+    lines = printed(run, runs.metrics(), 160, encoding)
+    assert line_of(lines, "cwm", "macro").split()[1] == f"0.43{sign}"
+    assert line_of(lines, "center", "macro").split()[1] == "0.30"
+    assert line_of(lines, "cwm").split()[1] == "0.43", "of a class"
+    assert any(line.startswith(f"{sign} mean over fewer classes") for line in lines)
+    same = replace(run, scores=tuple(replace(s, classes=1) for s in run.scores))
+    assert not any(sign in line for line in printed(same, runs.metrics(), 160, encoding))
 
 
 @pytest.mark.parametrize("width", [80, 100, 120, 160])

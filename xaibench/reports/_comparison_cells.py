@@ -6,19 +6,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
-from typing import TYPE_CHECKING
 
 from xaibench.harness.run import MACRO
 from xaibench.reports._compared import POWER, PRIMARY, ComparedRuns, MetricTable, Standing
-from xaibench.reports.tables import INTERVAL_WAYS
+from xaibench.reports._layout import FEWER
+from xaibench.reports.tables import INTERVAL_WAYS, undefined_counts
 from xaibench.statistics import Comparison, Interval
 
-if TYPE_CHECKING:
-    from xaibench.metrics.base import Metric
-
 DASH = "-"
-FEWER = "\N{DAGGER}"
-"""Behind a mean over fewer classes than its neighbours'."""
 SEEDS, DEFINED, RANKS = "seeds", "defined only", "mean rank"
 _OPTIONAL: Mapping[str, Callable[[Standing, MetricTable], bool]] = {
     SEEDS: lambda one, table: one.seeds > 1,
@@ -264,10 +259,10 @@ def legend(compared: ComparedRuns, *, pairs: bool = False, signs: tuple[str, str
     """Return the lines below the tables: what the columns and marks mean, and which tests were made."""
     lines = ["chance corrected: 0 at the chance level, 1 when perfect; rank: by value, 1 the best"]
     standings = [one for table in compared.tables for one in table.standings]
-    if any(one.undefined for one in standings):
-        lines.append(
-            f"{DEFINED}: the value without the pairs (so many) that have no score; {undefined_counts(compared.metrics)}"
-        )
+    lost = {table.metric for table in compared.tables if any(one.undefined for one in table.standings)}
+    if lost:
+        how = undefined_counts(compared.metrics, lost, compared.runs[0].benchmark.scoring)
+        lines.append(f"{DEFINED}: the value without the pairs (so many) that have no score; {how}")
     if any(table.fewer_classes for table in compared.tables):
         lines.append(f"{FEWER} mean over fewer classes than the others', so not to be compared with them")
     if any(_OPTIONAL[RANKS](one, table) for table in compared.tables for one in table.standings):
@@ -310,19 +305,6 @@ def _roles(compared: ComparedRuns) -> str:
     if primary is None:
         return f"primary metric: {named}, whose mean over the classes is not shown here; {rest}"
     return f"primary: {primary.title}, named in the benchmark; its comparisons are the family of tests; {rest}"
-
-
-def undefined_counts(metrics: Sequence[Metric]) -> str:
-    """Say what a pair without a score counts as, metric by metric where they differ."""
-    kinds: dict[str, list[str]] = {}
-    for one in metrics:
-        if one.category == "classification":
-            continue
-        known = one.counts_as is not None or (one.corrected and one.chance is not None)
-        level = f"counts as {one.counts_as:g}" if one.counts_as is not None else "counts as chance"
-        kinds.setdefault(level if known else "is left out", []).append(one.title.partition(" (")[0])
-    said = [f"{how} ({', '.join(names)})" if len(kinds) > 1 else how for how, names in kinds.items()]
-    return f"in the value such a pair {'; '.join(said)}" if said else ""
 
 
 def number(value: float | None, table: MetricTable, *, sign: bool = False) -> str:

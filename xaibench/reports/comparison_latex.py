@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from xaibench.reports._comparable import run_name
 from xaibench.reports._compared import ComparedRuns
-from xaibench.reports._comparison_cells import BETTER, FEWER, WORSE, Part, Shown, legend, parts
+from xaibench.reports._comparison_cells import BETTER, WORSE, Part, Shown, legend, parts
 from xaibench.reports._escape import latex
+from xaibench.reports._layout import FEWER
 
 _HEAD = r"""\documentclass[10pt]{article}
 % For pdfTeX, XeTeX or LuaTeX; run it twice, for the widths of the tables.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,12 @@ def run_tables(
         parts.append(_section([*title, *Grid(headers, groups, glyphs).render(width)]))
     legend = _marks_legend(run, metrics, judged, glyphs) if maps and run.explainers else []
     if undefined:
-        legend.append("undef.: pairs without a value, left out of the mean; constant: maps of one value throughout")
+        lost = {score.metric for score in run.scores if score.explainer and score.nan}
+        how = undefined_counts(list(metrics.values()), lost, run.benchmark.scoring)
+        legend.append(f"undef.: pairs without a score; {how}; rest: the value of the others alone")
+        legend.append("constant: maps of one value throughout")
+    if _fewer(run):
+        legend.append(f"{glyphs.fewer} mean over fewer classes than its neighbours', so not to be compared with them")
     if corrected:
         legend.append(f"{_CORRECTED}: 0 is chance, 1 the metric's best value, below 0 is worse than chance")
     if legend:
@@ -133,6 +138,38 @@ def stands_out(run: Run, score: Score, metric: Metric) -> bool:
     """Return whether a score is marked; see `xaibench.reports.marks.marks`, which tells it of all scores at once."""
     known = {**_registered(run), metric.name: metric}
     return (str(score.explainer), score.metric, score.class_name) in marking.marks(run, known)
+
+
+def undefined_counts(metrics: Iterable[Metric], names: Collection[str], scoring: int) -> str:
+    """Say what a pair without a score counts as, metric by metric where they differ.
+
+    Args:
+        metrics: declarations.
+        names: of the scores in a run that have such pairs.
+        scoring: by which rules the runs were scored.
+    """
+    lost = {name.partition("@")[0] for name in names}
+    kinds: dict[str, list[str]] = {}
+    for one in metrics:
+        if one.name not in lost:
+            continue
+        level = "is left out"
+        if scoring > 1 and one.counts_as is not None:
+            level = f"counts as {one.counts_as:g}"
+        elif scoring > 1 and one.corrected and one.chance is not None:
+            level = "counts as chance"
+        kinds.setdefault(level, []).append(one.title.partition(" (")[0])
+    said = [f"{how} ({', '.join(titles)})" if len(kinds) > 1 else how for how, titles in kinds.items()]
+    return f"in the value such a pair {', '.join(said)}, and is left out where the metric was given up"
+
+
+def _fewer(run: Run) -> set[tuple[str | None, str]]:
+    """Return explainer and score name of the means that are over fewer classes than another explainer's."""
+    means = [s for s in run.select(class_name=MACRO) if s.explainer and s.value is not None]
+    most: dict[str, int] = {}
+    for score in means:
+        most[score.metric] = max(most.get(score.metric, 0), score.classes)
+    return {(score.explainer, score.metric) for score in means if score.classes < most[score.metric]}
 
 
 def _registered(run: Run) -> dict[str, Metric]:
@@ -220,6 +257,7 @@ def _classification(run: Run, metrics: Sequence[Metric], width: int, glyphs: Gly
 def _groups(run: Run, metrics: Sequence[Metric], glyphs: Glyphs, marked: frozenset[marking.Cell]) -> list[Group]:
     """Return the rows of each class with scores, then those of the mean over the classes."""
     names = [_key(metric) for metric in metrics]
+    fewer = _fewer(run)
     groups = []
     for class_name in (*run.benchmark.classes, MACRO):
         scores = [s for s in run.select(class_name=class_name) if s.metric in names and s.explainer and s.n]
@@ -232,7 +270,14 @@ def _groups(run: Run, metrics: Sequence[Metric], glyphs: Glyphs, marked: frozens
             if not there:
                 continue
             cells = [
-                _cell(s, m, glyphs, 2, mark=s is not None and (explainer, s.metric, class_name) in marked)
+                _cell(
+                    s,
+                    m,
+                    glyphs,
+                    2,
+                    mark=s is not None and (explainer, s.metric, class_name) in marked,
+                    fewer=s is not None and class_name == MACRO and (explainer, s.metric) in fewer,
+                )
                 for s, m in zip(own, metrics, strict=True)
             ]
             constant = max(score.constant for score in there)
@@ -282,13 +327,17 @@ def _one(scores: Sequence[Score], explainer: str | None) -> Score | None:
     return next((score for score in scores if score.explainer == explainer), None)
 
 
-def _cell(score: Score | None, metric: Metric, glyphs: Glyphs, digits: int, *, mark: bool = False) -> Cell | None:
+def _cell(
+    score: Score | None, metric: Metric, glyphs: Glyphs, digits: int, *, mark: bool = False, fewer: bool = False
+) -> Cell | None:
     if score is None:
         return None
     remark = f"{score.nan:,} undef." if score.nan else ""
+    if score.nan and score.defined is not None:
+        remark += f", rest {_number(score.defined, metric, digits)}"
     if score.value is None or math.isnan(score.value):
         return Cell(glyphs.dash, remark=remark)
-    value = _number(score.value, metric, digits)
+    value = _number(score.value, metric, digits) + (glyphs.fewer if fewer else "")
     low, high = (glyphs.dash if end is None else _number(end, metric, digits) for end in (score.low, score.high))
     interval = f"[{low}, {high}]"
     plain = score.low is not None and score.high is not None and score.low >= 0 and "e" not in low + high
