@@ -21,6 +21,7 @@ from xaibench.metrics.localization import (
     map_area,
     pointing_game,
     visible_in_box,
+    visible_outside,
 )
 
 
@@ -237,3 +238,25 @@ def test_chance_of_iou_is_near_what_noise_scores(mask: Tensor, fill_holes: bool)
     scores = iou_otsu(maps, mask.expand(100, -1, -1), fill_holes=fill_holes)
     error = abs(scores.mean() - iou_otsu.chance(mask, fill_holes=fill_holes).item())
     assert error < 0.002 + 2 * scores.std() / 10
+
+
+def test_outside_is_inside_of_all_else_and_over_coverage_shows() -> None:
+    """A nearly constant map with its peak outside the box shows all of the box, and all of the rest."""
+    masks = torch.zeros(1, 8, 8, dtype=torch.bool)
+    masks[0, 2:5, 2:5] = True
+    maps = torch.full((1, 8, 8), 0.9)
+    maps[0, 7, 7] = 1
+    inside, outside = (metric(maps, masks, thresholds=[0.5]).item() for metric in (visible_in_box, visible_outside))
+    assert (inside, outside) == (1, 1)
+    assert hit_rate(maps, masks).item() == 0
+    noise = torch.rand(20, 8, 8, generator=torch.Generator().manual_seed(0))
+    many = masks.expand(20, 8, 8)
+    assert torch.equal(visible_outside(noise, many), visible_in_box(noise, ~many))
+    assert visible_outside(noise, torch.ones_like(many)).isnan().all()  # there is no outside
+
+
+@pytest.mark.parametrize("metric", [visible_in_box, visible_outside], ids=lambda one: one.name)
+def test_an_undefined_map_displays_nothing(metric: Metric) -> None:
+    counted = metric.counted(np.array([[np.nan], [0.7], [np.nan]]), np.array([[0.5], [0.5], [np.nan]]))
+    assert counted[:2, 0].tolist() == [0, 0.7]
+    assert np.isnan(counted[2, 0])  # without a region

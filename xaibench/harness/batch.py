@@ -137,7 +137,9 @@ class BatchWork:
 
     def begin_maps(self, name: str | None = None) -> None:
         """Begin to read an explainer's maps, the first one's by default, if those before were found in the store."""
-        name = name or next(iter(self.work.explainers))
+        name = name or next(iter(self.work.explainers), None)
+        if name is None:  # only the network is asked
+            return
         if self.at and self.work.maps_found:
             self.at.begin_maps(name, self.pairs)
 
@@ -153,7 +155,7 @@ class BatchWork:
         part.chance = self._chance(part)
         part.seconds["forward"] += self._forward_seconds
         names = [name for name in self.work.explainers if name not in self._failed]
-        for name, following in zip(names, [*names[1:], None], strict=True):
+        for name, following in zip(names, [*names[1:], None], strict=False):  # none where only the network is asked
             if following:
                 self.begin_maps(following)
             try:
@@ -243,6 +245,20 @@ class BatchWork:
             if (name := metric.metric.mask) is not None:
                 region, source = self._given(name, pair[0]), "mask"
             masks.append(mask_in(region, frame, source) if coarse else region.rasterize(frame, source=source))
+        return torch.from_numpy(np.stack(masks)).to(self.work.classifier.device)
+
+    def ignored(self, frame: Frame, places: Sequence[int]) -> Tensor | None:
+        """Return which pixels of pairs the dataset leaves out, (n, H, W) in a frame; None where it leaves out none."""
+        split = self.work.split
+        found = [split.ignored(self.pairs[place][0]) for place in places]
+        if all(mask is None for mask in found):
+            return None
+        masks = [
+            np.zeros((frame.height, frame.width), dtype=bool)
+            if mask is None
+            else Region(np.empty((0, 4)), Frame(*mask.shape), mask).rasterize(frame, source="mask")
+            for mask in found
+        ]
         return torch.from_numpy(np.stack(masks)).to(self.work.classifier.device)
 
     def _given(self, name: str, row: int) -> Region:

@@ -196,13 +196,16 @@ def _visible_chance(masks: Tensor, *, thresholds: Sequence[float] = THRESHOLDS) 
     chance=_visible_chance,
     curve="thresholds",
     headline_at=0.5,
+    counts_as=0.0,
     thresholds=THRESHOLDS,
 )
 def visible_in_box(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] = THRESHOLDS) -> Tensor:
     """Share of the mask where the displayed map exceeds each threshold: (B, T), one column for each threshold.
 
     Displayed: the positive part divided by the image's largest value. A map without a positive value displays nothing
-    and scores 0. Chance, for uniform noise in [0, 1]: 1 - tau (up to tau / number of pixels).
+    and scores 0, and so counts a constant one. It rewards a map that covers everything: read it beside
+    `visible_outside`, the rest of the image above the same threshold, as one operating point. Chance, for uniform noise
+    in [0, 1]: 1 - tau (up to tau / number of pixels).
 
     >>> maps = torch.tensor([[[4.0, 1.0], [-5.0, 3.0]]])
     >>> masks = torch.tensor([[[False, True], [False, True]]])
@@ -211,6 +214,37 @@ def visible_in_box(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] =
     """
     _ops.check_maps(maps, masks)
     return _ops.nan_where(_ops.undefined(maps, masks), _ops.visible_share(maps, masks, thresholds))
+
+
+@metric(
+    "visible_outside",
+    category="localization",
+    direction="lower",
+    range=(0.0, 1.0),
+    title="Share of the rest visible",
+    reference="the false-positive rate to the true-positive rate of `visible_in_box`; Fawcett 2006 (ROC analysis)",
+    chance=_visible_chance,
+    curve="thresholds",
+    headline_at=0.5,
+    corrected=False,
+    counts_as=0.0,
+    thresholds=THRESHOLDS,
+)
+def visible_outside(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] = THRESHOLDS) -> Tensor:
+    """Share of the image outside the mask where the displayed map exceeds each threshold: (B, T).
+
+    With `visible_in_box` at the same threshold one operating point, (inside, outside): a good map has a large share
+    inside and a small one outside, noise the same share in both. Displayed and chance as there. Not corrected for
+    chance and without a mark: alone it rewards a map that displays nothing. NaN for a mask that covers the image.
+
+    >>> maps = torch.tensor([[[4.0, 1.0], [-5.0, 3.0]]])
+    >>> masks = torch.tensor([[[False, True], [False, True]]])
+    >>> visible_outside(maps, masks, thresholds=[0.2, 0.5, 0.75]).tolist()
+    [[0.5, 0.5, 0.5]]
+    """
+    _ops.check_maps(maps, masks)
+    bad = _ops.undefined(maps, masks) | _ops.undefined(maps, ~masks)
+    return _ops.nan_where(bad, _ops.visible_share(maps, ~masks, thresholds))
 
 
 def _map_area_chance(masks: Tensor, *, thresholds: Sequence[float] = THRESHOLDS) -> Tensor:

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from xaibench.errors import UsageError
-from xaibench.metrics import _ops
+from xaibench.metrics import _ops, _pixels
 from xaibench.metrics._boxes import FloatArray
 from xaibench.metrics._noise import noise_of
-from xaibench.metrics.base import Pool, metric
+from xaibench.metrics.base import PixelStatistic, Pool, metric
 from xaibench.metrics.boxes import _best_iou, _largest_iou, _levels, _regions, box_ious
 
 CANDIDATES = tuple(round(0.01 * step, 2) for step in range(100))
@@ -246,28 +246,9 @@ def max_box_acc_v2(
     return _accuracies(1, maps, masks, thresholds, deltas)
 
 
-def _pooled_precision(means: FloatArray) -> FloatArray:
-    """Return (r, 1, 1): average precision of (r, 512) histograms, as scikit-learn's of the pixels themselves."""
-    above = means.reshape(-1, 2, GREY)[:, :, ::-1].cumsum(-1)
-    inside, passed = above[:, 1], above.sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(passed > 0, inside / passed, 0.0)
-        gained = np.diff(inside, axis=-1, prepend=0.0)
-        area: FloatArray = (precision * gained).sum(-1) / inside[:, -1]
-    return area[:, None, None]
-
-
 def _pxap_chance(masks: Tensor) -> Tensor:
-    """Return (B, 512): the histograms expected of uniform noise, whose average precision is the area of the masks.
-
-    The largest pixel alone has level 255, the smallest level 0; the others are spread evenly over levels 0 to 254.
-    """
-    pixels, number = masks.shape[-2] * masks.shape[-1], _ops.number(masks).double()
-    spread = torch.full((GREY,), max(0, pixels - 2) / (GREY - 1) / pixels, dtype=torch.float64, device=masks.device)
-    spread[-1] = 0
-    spread[[0, -1]] += 1 / pixels
-    counts = torch.stack([pixels - number, number], dim=1)[:, :, None] * spread
-    return _ops.nan_where(number == 0, counts.flatten(1))
+    """Return (B, 1): the area of the mask, the average precision expected of uniform noise."""
+    return _ops.area(masks)[:, None]
 
 
 @metric(
@@ -278,18 +259,27 @@ def _pxap_chance(masks: Tensor) -> Tensor:
     title="PxAP (pixels of all images)",
     reference="Choe et al. 2020, arXiv:2001.07437; wsolevaluation; scikit-learn's average_precision_score",
     chance=_pxap_chance,
-    pool=Pool(lambda: 2 * GREY, _pooled_precision),
+    version=2,
+    pool=Pool(
+        lambda: 1,
+        lambda means: means[:, :, None],
+        pixels=PixelStatistic(_pixels.average_precision, _pixels.binned_average_precision),
+    ),
 )
-def pxap(maps: Tensor, masks: Tensor) -> Tensor:
+def pxap(maps: Tensor, masks: Tensor, *, ignore: Tensor | None = None) -> Tensor:
     """Area under the precision-recall curve of all pixels of the class's images together, each map min-max scaled.
 
-    Returns histograms of 256 grey levels outside and inside the mask, (B, 512): 4 KB a pair, whatever the image's size;
-    wsolevaluation cuts at 1000 levels. No threshold is chosen. Large lesions dominate: `pixel_ap` weighs every image
-    alike. Chance: the share of all pixels that lies in a mask.
+    Exact: every value is a threshold, as in scikit-learn; wsolevaluation cuts at 1000 levels. Pixels where `ignore`
+    (B, H, W) holds count nowhere, as there. No threshold is chosen. Large lesions dominate: `pixel_ap` weighs every
+    image alike. Returns each image's own value, (B, 1); that of a class is no mean of them, and a run makes it of all
+    pixels: ``pxap.pool.pixels.exact(xaibench.metrics.pixel_rows(maps, masks))``. Chance: the share of all pixels that
+    lies in a mask.
 
     >>> maps = torch.tensor([[[4.0, 3.0], [3.5, 1.0]]])
     >>> masks = torch.tensor([[[True, True], [False, False]]])
-    >>> round(float(pxap.pool.scores(pxap(maps, masks).numpy())[0, 0, 0]), 6)  # (1 + 2/3) / 2
+    >>> round(pxap(maps, masks).item(), 6)  # (1 + 2/3) / 2
     0.833333
     """
-    return _histograms(maps, masks).flatten(1)
+    rows = _pixels.pixel_rows(maps, masks, ignore)
+    own = [_pixels.average_precision([row]) if row.defined else float("nan") for row in rows]
+    return torch.tensor(own, dtype=torch.float64, device=maps.device)[:, None]
