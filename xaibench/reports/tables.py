@@ -30,7 +30,6 @@ INTERVAL_WAYS = {
     "bca": "BCa bootstrap by patient",
     "delong": "DeLong",
     "exact": "Clopper-Pearson where the scores have no spread",
-    "two levels": "seeds and patients drawn",
     "patients only": "patients drawn, of one seed",
     "wilson": "Wilson where the bootstrap has no spread",
     "two levels": "training seeds and patients as two levels",
