@@ -6,6 +6,7 @@ import inspect
 import io
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,15 +19,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from rich.console import Console
+from scipy import integrate, optimize, stats
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from tests.cases.base import Pair, case
-from tests.cases.network import SIZE, benchmark, run, value
+from tests.cases.base import Pair, Says, case
+from tests.cases.network import CLASSES, SIZE, benchmark, run, value
 from tests.classifiers import odd_networks as odd
 from xaibench import registry
 from xaibench.benchmark import Benchmark, LocalizationSpec, load_benchmark
 from xaibench.classifiers.base import Classifier
+from xaibench.datasets.chestxray8.cohort import audit_cohort
 from xaibench.explainers.base import Explainer
 from xaibench.harness.run import Run
 from xaibench.harness.setup import load_splits
@@ -34,6 +37,7 @@ from xaibench.metrics import localization
 from xaibench.metrics.base import metric
 from xaibench.reports.comparison import compare
 from xaibench.reports.tables import print_run
+from xaibench.statistics import auc_interval, detectable_difference, mean_interval
 from xaibench.types import Frame, Prediction
 
 SECTION = "Numbers that can't flatter"
@@ -351,3 +355,107 @@ def environment_after_import(folder: Path) -> str:
     clean = {key: text for key, text in os.environ.items() if key != "GOMP_SPINCOUNT"} | {"PYTHONPATH": roots[0]}
     done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+# intervals and tests
+
+
+@case(
+    SECTION,
+    "ROC-AUC of 25 positive and 25 negative patients, in order, then one, two, ... ten pairs misranked: ends that rise",
+    before="at pair 1",
+    right="none",
+    source="less of an order can't be surer of a high area",
+    test="tests/statistics/test_score.py::test_one_more_misranked_pair_raises_neither_end",
+)
+def ends_of_an_auc(folder: Path) -> str:
+    labels = np.repeat([0, 1], 25)
+    patients = [f"p{n}" for n in range(50)]
+    scores = np.arange(50.0)
+    ends = []
+    for misranked in range(11):
+        if misranked:  # the lowest positive falls below one more negative
+            scores[25] = 24.5 - misranked
+        interval = auc_interval(scores, labels, patients)
+        ends.append((interval.low, interval.high))
+    rises = [number for number in range(1, 11) if (np.diff(ends, axis=0)[number - 1] > 1e-12).any()]
+    return ", ".join(f"at pair {number}" for number in rises) or "none"
+
+
+@case(
+    SECTION,
+    "scores of six patients, most near 0, few large (gamma, shape 0.5): how often the mean's interval covers, 400 studies",
+    before="75%",
+    right=Says(r"^(9[3-9]|100)%", "at least 93%"),
+    source="simulation: the mean of the scores' distribution is known",
+    test="tests/statistics/test_coverage.py::test_coverage_of_1000_studies",
+)
+def coverage_at_six(folder: Path) -> str:
+    rng, patients, covered = np.random.default_rng(0), [f"p{n}" for n in range(6)], 0
+    for _ in range(400):
+        interval = mean_interval(np.clip(rng.gamma(0.5, 0.2, size=6), 0, 1), patients)
+        covered += interval.low <= 0.1 <= interval.high
+    return f"{covered / 4:.0f}%"
+
+
+@case(
+    SECTION,
+    "the smallest difference that a study of four patients could have shown (80% power)",
+    before="ValueError: The function value at x=8.0 is NaN; solver cannot continue.",
+    source="SciPy: the power of a paired t-test, integrated over the variance's distribution",
+    test="tests/statistics/test_power.py::test_any_study_has_an_answer",
+)
+def detectable_by_four(folder: Path) -> Pair:
+    differences = np.array([0.1, 0.3, 0.2, 0.25])
+    found = detectable_difference(differences, ["a", "b", "c", "d"]).difference
+    critical = stats.t.isf(0.025, 3)
+
+    def power(shift: float) -> float:
+        def beyond(variance: float) -> float:
+            at = critical * np.sqrt(variance / 3)
+            return float((stats.norm.sf(at - shift) + stats.norm.cdf(-at - shift)) * stats.chi2.pdf(variance, 3))
+
+        return float(integrate.quad(beyond, 0, 60)[0])
+
+    shift = optimize.brentq(lambda value: power(value) - 0.8, 0.1, 20)
+    return Pair(found, shift * float(np.std(differences, ddof=1)) / 2)
+
+
+# what the pages claim
+
+
+@case(
+    SECTION,
+    "a network that was not trained here: what its run says of the weights, and its recipe",
+    before="as they came; a recipe of 100 epochs",
+    right="external, not trained here; no recipe",
+    source="it was given",
+    test="tests/classifiers/test_outside.py::test_evaluate_takes_a_module_and_trains_nothing",
+)
+def external_weights(folder: Path) -> str:
+    record = scored(almost_constant, benchmark("energy")).record
+    source = str(record["weights"]["source"]).partition(":")[0]
+    return (
+        f"{source}; {'a recipe of ' + str(record['recipe']['epochs']) + ' epochs' if record['recipe'] else 'no recipe'}"
+    )
+
+
+@case(
+    SECTION,
+    "the paper's split of the NIH release: test images of training patients (Cardiomegaly, Pneumothorax, Effusion), "
+    "and negatives of Effusion that carry the label",
+    before="not counted",
+    right="62, 67, 45; 47 of 321",
+    source="counted apart on the release's tables",
+    test="tests/datasets/test_chestxray8_cohort.py::test_what_flatters_and_what_contradicts_on_the_full_tables",
+)
+def leaking_patients(folder: Path) -> str:
+    for path in Path(os.environ["NIH_SAMPLE"]).iterdir():
+        if path.suffix in (".csv", ".txt"):
+            shutil.copy(path, folder)
+    audit = audit_cohort(folder, CLASSES, options={"max_per_class": 963})
+    paper = next(counts for counts in audit.tables if counts.preset == "paper")
+    if not hasattr(paper, "leaking"):
+        return "not counted"
+    of = ", ".join(str(paper.leaking[name]) for name in CLASSES[1:])
+    return f"{of}; {paper.contradicting['Effusion']} of {paper.negatives['Effusion']}"
