@@ -12,18 +12,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from sklearn.metrics import roc_curve
 
 from tests.reports import report_runs, runs
 from tests.reports.report_runs import BASELINES, CLASSES, EXPLAINERS, SIZE, Shown, heat, sample, write_run
+from xaibench import registry
 from xaibench.errors import UsageError, WeightsError
 from xaibench.explainers.base import upsample
-from xaibench.harness.run import Run
+from xaibench.harness.run import MACRO, Run
 from xaibench.metrics.localization import hit_rate, pointing_game, visible_in_box
 from xaibench.reports.html import curves, words, write_report
-from xaibench.reports.html.data import Report, embed_json
+from xaibench.reports.html.data import Report, embed_json, metric_table
 from xaibench.reports.html.gallery import THRESHOLDS, Gallery, choose_pairs, encode_map, encode_picture
 from xaibench.reports.html.tolerance import TOLERANCES
+from xaibench.reports.tables import run_tables
 from xaibench.types import Frame
 
 METHODS = (*EXPLAINERS, *BASELINES)
@@ -251,6 +254,32 @@ def test_warnings_tell_of_constant_maps_and_biased_choices(made: tuple[Run, Show
     assert "biased: the epoch was chosen on the test images" in found
     assert f"{EXPLAINERS[2]}: 4 of 40 maps are constant" in found
     assert words.audit(report) == ["test: <img src=x onerror=alert(1)> of patients"]
+
+
+def test_terminal_and_page_show_the_same_headline_columns() -> None:
+    """Of pooled metrics both columns, tuned and oracle, as of curves the headline's point."""
+    names = ("hit_rate", "visible_in_box", "iou_best", "max_box_acc")
+    declared = {name: registry.get("metrics", name).load() for name in names}
+    keys = [key for metric in declared.values() for key in metric.headline_scores]
+    assert len(keys) == 6
+    scores = [
+        runs.score(explainer, key, class_name, 0.5)
+        for key in (*keys, "visible_in_box@0.25")
+        for explainer in ("cwm", "ccm")
+        for class_name in ("Effusion", MACRO)
+    ]
+    run = Run(runs.benchmark(["Effusion", "Mass"], names), "gcm", ("cwm", "ccm"), (), tuple(scores))
+    report = Report([run])
+    shown = [metric["key"] for metric in metric_table(report) if metric["headline"]]
+    assert shown == keys
+    titles = [metric["title"] for metric in metric_table(report) if metric["headline"]]
+    assert len(set(titles)) == len(titles)
+    console = Console(width=400, file=io.StringIO(), force_terminal=False)
+    tables = run_tables(run, report.metrics, width=400, panel=False)
+    for part in tables:
+        console.print(part, crop=False)
+    (row, *_) = [line for line in console.file.getvalue().splitlines() if line.strip().startswith("cwm")]  # type: ignore[attr-defined]
+    assert row.count("0.50") == len(shown)
 
 
 def test_ranks_leave_out_what_has_no_score(made: tuple[Run, Shown]) -> None:

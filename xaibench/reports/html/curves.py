@@ -97,12 +97,11 @@ def distributions(report: Report) -> list[dict[str, Any]]:
     """
     found = []
     methods = {(method.run, method.explainer): index for index, method in enumerate(report.methods)}
-    shown = {report.headline(spec.name) for spec in report.benchmark.metrics}
     for index, run in enumerate(report.runs):
         table = _images(run)
         if table is None:
             continue
-        table = table[table["metric"].astype(str).isin(shown)].dropna(subset=["value"])
+        table = table[table["metric"].astype(str).isin(report.shown)].dropna(subset=["value"])
         for metric, rows in table.groupby("metric", observed=True):
             if rows["value"].isin([0.0, 1.0]).mean() > 0.9:
                 continue
@@ -147,7 +146,7 @@ def rankings(report: Report) -> list[dict[str, Any]]:
         metric = report.metrics.get(spec.name)
         if metric is None or metric.category == "classification":
             continue
-        key = report.headline(spec.name)
+        key = report.headline(spec.name)[0]
         values: dict[str, list[float]] = {}
         for index, method in enumerate(report.methods):
             own = {

@@ -94,12 +94,15 @@ class Report:
         there = {score.class_name for run in self.runs for score in run.scores if score.explainer is not None}
         return [name for name in self.classes if name in there]
 
-    def headline(self, name: str) -> str:
-        """Return the key of a metric's scores that a short table shows: that of a curve carries its point."""
+    def headline(self, name: str) -> list[str]:
+        """Return the keys of a metric's scores that a short table shows; its name, where the registry lacks it."""
         metric = self.metrics.get(name)
-        if metric is not None and metric.curve is not None and metric.headline_at is not None:
-            return f"{name}@{metric.headline_at:.2f}"
-        return name
+        return [name] if metric is None else metric.headline_scores
+
+    @cached_property
+    def shown(self) -> set[str]:
+        """Keys of all metrics' scores that a short table shows."""
+        return {key for spec in self.benchmark.metrics for key in self.headline(spec.name)}
 
 
 def _declared(run: Run) -> dict[str, Metric]:
@@ -158,15 +161,21 @@ def metric_table(report: Report) -> list[dict[str, Any]]:
                 "key": clean(key),
                 "name": clean(name),
                 "point": number(float(point)) if _is_number(point) else None,
-                "title": clean(metric.title if metric else name),
+                "title": clean(_title(metric, name, point)),
                 "category": metric.category if metric else "other",
                 "higher": metric.direction == "higher" if metric else True,
                 "range": [number(end) for end in metric.range] if metric else [None, None],
                 "reference": clean(metric.reference) if metric else "",
-                "headline": bool(metric and metric.headline and key == report.headline(name)),
+                "headline": bool(metric and metric.headline and key in report.headline(name)),
             }
         )
     return found
+
+
+def _title(metric: Metric | None, name: str, point: str) -> str:
+    """Return a column's title; the page itself adds the point of a curve."""
+    title = metric.title if metric else name
+    return f"{title} ({point})" if point and not _is_number(point) else title
 
 
 def _is_number(text: str) -> bool:

@@ -97,7 +97,7 @@ def _classifiers(report: Report, names: Sequence[str]) -> Iterator[str]:
 
 def _leader(report: Report, metric: Metric, *, full: bool) -> Iterator[str]:
     """Say which explainer leads by a metric, whether it beats the next and the baselines, and where it is weakest."""
-    key = report.headline(metric.name)
+    key = report.headline(metric.name)[0]
     higher = metric.direction == "higher"
     rows = [
         (method, score)
