@@ -15,7 +15,7 @@ from xaibench import registry
 from xaibench.errors import PluginError, UsageError
 from xaibench.harness.run import MACRO, Run
 from xaibench.metrics.base import Metric
-from xaibench.reports.tables import stands_out
+from xaibench.reports import marks as marking
 
 _ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&'\u2028\u2029"}
 
@@ -98,6 +98,16 @@ class Report:
         """Return the keys of a metric's scores that a short table shows; its name, where the registry lacks it."""
         metric = self.metrics.get(name)
         return [name] if metric is None else metric.headline_scores
+
+    @cached_property
+    def primary(self) -> str | None:
+        """Name of the metric that the summary speaks of first: the benchmark's, else the first with scores of maps."""
+        if self.benchmark.primary is not None:
+            return self.benchmark.primary
+        found = {score.metric for run in self.runs for score in run.scores if score.explainer is not None}
+        names = [spec.name for spec in self.benchmark.metrics if found & set(self.headline(spec.name))]
+        known = [name for name in names if (metric := self.metrics.get(name)) and metric.category == "localization"]
+        return next(iter(known), None)
 
     @cached_property
     def shown(self) -> set[str]:
@@ -186,21 +196,22 @@ def _is_number(text: str) -> bool:
 
 
 def score_rows(report: Report, metrics: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    """Return the scores as rows [method or None, run, metric, class, value, low, high, chance, n, patients, nan, out].
+    """Return the scores as rows of 14 values.
 
-    Indices into the page's lists; class ``len(classes)`` is the mean over the classes. `out` is 1 where the interval
-    lies above chance and what looks at nothing.
+    They are method or None, run, metric, class, value, low, high, chance, n, patients, nan, out, defined and classes:
+    indices into the page's lists, where class ``len(classes)`` is the mean over the classes. `out` is 1 where the score
+    is marked, see `xaibench.reports.marks.marks`; `defined` is the value over defined maps alone.
     """
     methods = {(method.run, method.explainer): index for index, method in enumerate(report.methods)}
     keys = {metric["key"]: index for index, metric in enumerate(metrics)}
     places = {name: index for index, name in enumerate(report.classes)} | {MACRO: len(report.classes)}
     rows = []
     for index, run in enumerate(report.runs):
+        marks = marking.marks(run, report.metrics)
         for score in run.scores:
             if score.class_name not in places or (score.explainer and (index, score.explainer) not in methods):
                 continue
-            metric = report.metrics.get(score.metric.partition("@")[0])
-            out = metric is not None and score.explainer is not None and stands_out(run, score, metric)
+            marked = (str(score.explainer), score.metric, score.class_name) in marks
             rows.append(
                 [
                     None if score.explainer is None else methods[index, score.explainer],
@@ -211,7 +222,9 @@ def score_rows(report: Report, metrics: Sequence[Mapping[str, Any]]) -> list[lis
                     score.n,
                     score.patients,
                     score.nan,
-                    int(out),
+                    int(marked),
+                    number(score.defined),
+                    score.classes,
                 ]
             )
     return rows
