@@ -20,6 +20,7 @@ from tests.reports.report_runs import BASELINES, CLASSES, EXPLAINERS, SIZE, Show
 from xaibench import registry
 from xaibench.errors import UsageError, WeightsError
 from xaibench.explainers.base import upsample
+from xaibench.findings import Note
 from xaibench.harness.run import MACRO, Run
 from xaibench.metrics.localization import hit_rate, pointing_game, visible_in_box
 from xaibench.reports.comparison import compare
@@ -233,7 +234,7 @@ def test_an_oracle_is_no_rival_in_the_summary() -> None:
 def test_the_doctors_findings_are_a_section_of_their_own(made: tuple[Run, Shown], tmp_path: Path) -> None:
     run, _ = made
     found = "warning: gradcam: class-blind maps <b>of</b> two classes. Use another layer"  # a word that alarms, too
-    sick = replace(run, notes=(*run.notes, f"doctor: {found}"))
+    sick = replace(run, notes=(*run.notes, Note(f"doctor: {found}", "warning", "doctor")))
     report = Report([sick])
     assert words.doctor(report) == [found]
     assert not any("class-blind" in text for text in [*words.warnings(report), *words.audit(report)])

@@ -7,15 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from xaibench.errors import XaibenchError
-from xaibench.harness.run import MACRO, Score
+from xaibench.findings import Note
+from xaibench.harness.run import MACRO, Run, Score
 from xaibench.metrics.base import Metric
 from xaibench.reports import marks as marking
 from xaibench.reports.comparison import ALPHA, metric_comparison, pair_of
 from xaibench.reports.html.data import Report, clean, run_names
 
 _MANY_UNDEFINED = 0.05
-_DOCTOR = "doctor: "
-"""How a run's notes begin that hold the doctor's findings; see `xaibench.doctor.diagnose`."""
 
 
 def summary(report: Report) -> list[tuple[str, str]]:
@@ -46,7 +45,7 @@ def warnings(report: Report) -> list[str]:
     names = run_names(report.runs)
     for name, run in zip(names, report.runs, strict=True):
         lead = f"{name}: " if len(names) > 1 else ""
-        found += [f"{lead}{note}" for note in run.notes if _alarming(note) and not note.startswith(_DOCTOR)]
+        found += [f"{lead}{note}" for note in _notes(run) if note.severity != "note" and note.subject != "doctor"]
         for explainer in (*run.explainers, *run.baselines):
             rows = [s for s in run.select(explainer=explainer, class_name=MACRO) if s.n]
             bad = [s for s in rows if s.nan > _MANY_UNDEFINED * s.n]
@@ -66,19 +65,20 @@ def doctor(report: Report) -> list[str]:
     found = []
     for name, run in zip(run_names(report.runs), report.runs, strict=True):
         lead = f"{name}: " if len(report.runs) > 1 else ""
-        found += [f"{lead}{note.removeprefix(_DOCTOR).strip()}" for note in run.notes if note.startswith(_DOCTOR)]
+        found += [f"{lead}{note.removeprefix('doctor: ')}" for note in _notes(run) if note.subject == "doctor"]
     return list(dict.fromkeys(clean(text) for text in found))
 
 
 def audit(report: Report) -> list[str]:
     """Return the runs' other notes: what was read, left out, drawn."""
-    notes = [note for run in report.runs for note in run.notes if not _alarming(note) and not note.startswith(_DOCTOR)]
+    notes = [
+        note for run in report.runs for note in _notes(run) if note.severity == "note" and note.subject != "doctor"
+    ]
     return list(dict.fromkeys(clean(note) for note in notes))
 
 
-def _alarming(note: str) -> bool:
-    low = note.lower()
-    return any(word in low for word in ("biased", "given up", "leak", "warning", "overlap", "test box", "undefined"))
+def _notes(run: Run) -> list[Note]:
+    return [Note.of(note) for note in run.notes]
 
 
 def marks(report: Report) -> list[str]:
