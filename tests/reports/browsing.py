@@ -69,7 +69,7 @@ def first_column(page: Any) -> list[str]:
 
 
 def hit_counts(page: Any) -> list[int]:
-    return [int(n) for n in page.locator(".count").evaluate_all("all => all.map((e) => e.dataset.hits)")]
+    return [int(n) for n in page.locator(".count[data-hits]").evaluate_all("all => all.map((e) => e.dataset.hits)")]
 
 
 def status(page: Any) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 
 from tests.reports import rated_runs, runs
+from xaibench.findings import Note
 from xaibench.harness.run import MACRO, Run, save_run
 from xaibench.types import Frame, Region, Sample
 
@@ -96,7 +97,8 @@ def write_run(folder: Path, count: int = 16, **record: Any) -> tuple[Run, Shown]
                 runs.score(explainer, metric, name, [0.2, 0.8, None, 0.5, 0.1][k], constant=4 * (k == 2))
                 for metric in columns
             ]
-    notes = ("test: <img src=x onerror=alert(1)> of patients", "biased: the epoch was chosen on the test images")
+    biased = Note("biased: the epoch was chosen on the test images", "warning")
+    notes = ("test: <img src=x onerror=alert(1)> of patients", biased)
     kept = {
         "id": "0123456789ab",
         "seconds": {"forward": 1.0} | {name: 0.01 * 10**k for k, name in enumerate(methods)},

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
 from xaibench.errors import UsageError, XaibenchError
+from xaibench.metrics import _ops
 from xaibench.reports import figures
 from xaibench.reports.figures import contact_sheet, overlay
 from xaibench.reports.tiles import SheetCollector, Tile, write_sheet
@@ -123,6 +125,18 @@ def test_the_peak_is_marked_at_the_centre_of_its_pixel_and_ties_are_not() -> Non
     figure = draw({"A": [tile(heat=peaked(3, 5)), tile(heat=peaked(3, 5) + peaked(9, 9))]})
     marks = [line.get_xydata().tolist() for axes in pictures(figure) for line in axes.lines]
     assert marks == [[[3.5, 5.5]]]
+
+
+def test_the_peak_drawn_is_the_one_scored() -> None:
+    """Two pixels that differ by rounding alone are a tie when a hit is scored, so no one of them is the peak."""
+    nearly = peaked(3, 5) + peaked(9, 9) * (1 - 1e-8)
+    lonely = peaked(3, 5) + peaked(9, 9) * (1 - 1e-3)
+    undefined = np.where(peaked(9, 9) > 0, np.nan, peaked(3, 5))
+    for heat in (nearly, lonely, undefined):
+        scored = np.argwhere(_ops.maxima(torch.from_numpy(heat)[None])[0].numpy())
+        figure = draw({"A": [tile(heat=heat)]})
+        marks = [line.get_xydata().tolist() for axes in pictures(figure) for line in axes.lines]
+        assert marks == ([[[scored[0][1] + 0.5, scored[0][0] + 0.5]]] if len(scored) == 1 else [])
 
 
 def test_captions_name_verdict_score_and_image() -> None:

@@ -12,18 +12,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from sklearn.metrics import roc_curve
 
-from tests.reports import report_runs, runs
+from tests.reports import compared, report_runs, runs
 from tests.reports.report_runs import BASELINES, CLASSES, EXPLAINERS, SIZE, Shown, heat, sample, write_run
+from xaibench import registry
 from xaibench.errors import UsageError, WeightsError
 from xaibench.explainers.base import upsample
-from xaibench.harness.run import Run
+from xaibench.findings import Note
+from xaibench.harness.run import MACRO, Run
 from xaibench.metrics.localization import hit_rate, pointing_game, visible_in_box
+from xaibench.reports.comparison import compare
 from xaibench.reports.html import curves, words, write_report
-from xaibench.reports.html.data import Report, embed_json
+from xaibench.reports.html.data import Report, embed_json, metric_table, score_rows
 from xaibench.reports.html.gallery import THRESHOLDS, Gallery, choose_pairs, encode_map, encode_picture
 from xaibench.reports.html.tolerance import TOLERANCES
+from xaibench.reports.marks import marks
+from xaibench.reports.tables import run_tables
+from xaibench.statistics import rank_stability
 from xaibench.types import Frame
 
 METHODS = (*EXPLAINERS, *BASELINES)
@@ -227,7 +234,7 @@ def test_an_oracle_is_no_rival_in_the_summary() -> None:
 def test_the_doctors_findings_are_a_section_of_their_own(made: tuple[Run, Shown], tmp_path: Path) -> None:
     run, _ = made
     found = "warning: gradcam: class-blind maps <b>of</b> two classes. Use another layer"  # a word that alarms, too
-    sick = replace(run, notes=(*run.notes, f"doctor: {found}"))
+    sick = replace(run, notes=(*run.notes, Note(f"doctor: {found}", "warning", "doctor")))
     report = Report([sick])
     assert words.doctor(report) == [found]
     assert not any("class-blind" in text for text in [*words.warnings(report), *words.audit(report)])
@@ -253,11 +260,52 @@ def test_warnings_tell_of_constant_maps_and_biased_choices(made: tuple[Run, Show
     assert words.audit(report) == ["test: <img src=x onerror=alert(1)> of patients"]
 
 
-def test_ranks_leave_out_what_has_no_score(made: tuple[Run, Shown]) -> None:
-    ranking = curves.rankings(Report([made[0]]))[0]
-    assert ranking["metric"] == "hit_rate"
-    assert [METHODS[k] for k in ranking["methods"]] == [EXPLAINERS[1], EXPLAINERS[3], EXPLAINERS[0], "random"]
-    assert ranking["ranks"] == [1, 2, 3, 4]
+def test_terminal_and_page_show_the_same_headline_columns() -> None:
+    """Of pooled metrics both columns, tuned and oracle, as of curves the headline's point."""
+    names = ("hit_rate", "visible_in_box", "iou_best", "max_box_acc")
+    declared = {name: registry.get("metrics", name).load() for name in names}
+    keys = [key for metric in declared.values() for key in metric.headline_scores]
+    assert len(keys) == 6
+    scores = [
+        runs.score(explainer, key, class_name, 0.5)
+        for key in (*keys, "visible_in_box@0.25")
+        for explainer in ("cwm", "ccm")
+        for class_name in ("Effusion", MACRO)
+    ]
+    run = Run(runs.benchmark(["Effusion", "Mass"], names), "gcm", ("cwm", "ccm"), (), tuple(scores))
+    report = Report([run])
+    shown = [metric["key"] for metric in metric_table(report) if metric["headline"]]
+    assert shown == keys
+    titles = [metric["title"] for metric in metric_table(report) if metric["headline"]]
+    assert len(set(titles)) == len(titles)
+    console = Console(width=400, file=io.StringIO(), force_terminal=False)
+    tables = run_tables(run, report.metrics, width=400, panel=False)
+    for part in tables:
+        console.print(part, crop=False)
+    (row, *_) = [line for line in console.file.getvalue().splitlines() if line.strip().startswith("cwm")]  # type: ignore[attr-defined]
+    assert row.count("0.50") == len(shown)
+
+
+def test_ranks_and_how_they_move_are_those_of_the_statistics(made: tuple[Run, Shown]) -> None:
+    report = Report([made[0]])
+    found = curves.rankings(report)
+    assert [one["metric"] for one in found] == ["hit_rate", "pointing_game", "energy", "visible_in_box@0.50"]
+    table = made[0].images()
+    for one in found:
+        rows = table[table["metric"] == one["metric"]].astype(
+            {"class": str, "image": str, "patient": str, "explainer": str}
+        )
+        wide = rows.pivot(index=["class", "image", "patient"], columns="explainer", values="value")
+        direct = rank_stability(
+            {name: wide[name].to_numpy() for name in METHODS},
+            wide.index.get_level_values("patient").tolist(),
+            wide.index.get_level_values("class").tolist(),
+        )
+        assert [METHODS[k] for k in one["methods"]] == list(direct.methods)
+        assert (one["ranks"], one["low"], one["high"]) == (list(direct.ranks), list(direct.low), list(direct.high))
+        assert one["first"] == pytest.approx(direct.first, abs=1e-4)
+    renamed = replace(made[0], benchmark=made[0].benchmark.model_copy(update={"primary": "energy"}))
+    assert curves.rankings(Report([renamed]))[0]["metric"] == "energy", "the primary metric comes first"
 
 
 def test_costs_are_milliseconds_of_a_map(made: tuple[Run, Shown]) -> None:
@@ -304,3 +352,57 @@ def test_two_runs_share_a_report_and_label_their_explainers(made: tuple[Run, Sho
     found = write_report([run, second], tmp_path / "x.html", opened=lambda _: shown)  # type: ignore[arg-type,return-value]
     assert (found["methods"], found["pairs"]) == (10, 16)
     assert SIZE == 64
+
+
+def test_the_page_gives_the_comparisons_verdict_on_one_pair_of_explainers(tmp_path: Path) -> None:
+    """Hits of several pairs a patient, of which another test would say something else: one p-value alone."""
+    draw = np.random.default_rng(3)
+    for seed in range(4):
+        values = {
+            name: {"hit_rate": (draw.random(12) < rate).astype(float)}
+            for name, rate in {"a": 0.9, "b": 0.45 + 0.1 * seed, "prior_box": 0.2}.items()
+        }
+        run = compared.write_run(
+            tmp_path / str(seed), values, explainers=("a", "b"), spec=compared.protocol(["hit_rate"])
+        )
+        (table,) = compare(run, metrics=compared.metrics()).tables
+        (pair,) = [p for p in table.pairs if {p.first, p.second} == {"gcm:a", "gcm:b"}]
+        text = " ".join(text for _, text in words.summary(Report([run], compared.metrics())))
+        assert ("p < 0.001" if pair.p_holm < 0.001 else f"p = {pair.p_holm:.3f}") in text
+        assert ("more than chance would make" in text) == (pair.p_holm <= 0.05)
+        assert "Holm over 3 comparisons" in text
+
+
+def test_the_summary_speaks_of_the_primary_metric_first(made: tuple[Run, Shown]) -> None:
+    named = made[0].benchmark.model_copy(update={"primary": "energy"})
+    said = words.summary(Report([replace(made[0], benchmark=named)]))
+    assert [subject for subject, _ in said][1] == "Energy in the region, the primary metric"
+    assert "Its weakest class is" in said[1][1]
+    assert not any("Its weakest class is" in text for _, text in said[2:])
+
+
+def test_the_leaderboards_rows_tell_of_defined_maps_and_of_fewer_classes(made: tuple[Run, Shown]) -> None:
+    change = {"nan": 3, "defined": 0.75, "classes": 2}
+    scores = [replace(s, **change) if s.metric == "energy" and s.explainer == "cwm" else s for s in made[0].scores]
+    report = Report([replace(made[0], scores=tuple(scores))])
+    metrics = metric_table(report)
+    (row, *_) = [r for r in score_rows(report, metrics) if r[0] == 0 and metrics[r[2]]["key"] == "energy"]
+    assert row[10:] == [3, 0, 0.75, 2]
+
+
+def test_the_pages_marks_are_those_of_the_tables(tmp_path: Path) -> None:
+    values = compared.random_values(1, ["cwm"], 80, level=0.5) | compared.random_values(2, ["cam", "prior_box"], 80)
+    run = compared.write_run(tmp_path / "A", values, explainers=("cwm", "cam"), images=80)
+    report = Report([run], compared.metrics())
+    metrics = metric_table(report)
+    shown = {
+        (report.methods[row[0]].explainer, metrics[row[2]]["key"], [*report.classes, MACRO][row[3]])
+        for row in score_rows(report, metrics)
+        if row[11]
+    }
+    assert shown == marks(run, compared.metrics())
+    assert shown
+    assert any(line.startswith("▲: better than chance") and "prior_box" in line for line in words.marks(report))
+    assert words.marks(Report([replace(run, directory=None)], compared.metrics())) == [
+        "no ▲: the scores of the images were not saved."
+    ]

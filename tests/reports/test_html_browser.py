@@ -133,7 +133,7 @@ def test_charts_follow_the_class_and_the_explainers(page: Any) -> None:
         "Hit rate against tolerance",
         "Visible in the box against threshold",
         "Cost against score",
-        "Average ranks",
+        "Rank stability",
         "Scores of single maps",
     ]
     roc = page.locator("#roc svg[role=img]")
@@ -148,6 +148,36 @@ def test_charts_follow_the_class_and_the_explainers(page: Any) -> None:
     page.locator("#roc summary").click()
     page.wait_for_selector("#roc .numbers tbody tr", state="attached")
     assert page.locator("#roc .numbers tbody tr").count() == 1
+
+
+def test_beside_the_hits_stands_what_maps_of_noise_would_hit(page: Any) -> None:
+    """Noise shows 1 - threshold of any box: the gallery's first settings, 25% of the box at 0.5, it always meets."""
+
+    def chance() -> float:
+        page.wait_for_timeout(100)
+        return float(page.locator("#counts [data-chance]").get_attribute("data-chance"))
+
+    assert chance() == 1
+    slide(page, "threshold", 0.8)
+    assert chance() == 0
+    page.locator("#tools summary").click()
+    page.get_by_label("A hit is").select_option("peak in the box")
+    levels = page.evaluate(
+        "() => [...new Set(DATA.tolerance.lines.filter((l) => l.class !== 4).map((l) => l.chance[0]))]"
+    )
+    assert min(levels) - 1e-4 <= chance() <= max(levels) + 1e-4
+    assert 0 < chance() < 1
+
+
+def test_ranks_show_how_they_move(page: Any) -> None:
+    chart = page.locator("#ranks svg[role=img]")
+    assert chart.get_attribute("aria-label").startswith("Ranks by Hit rate")
+    assert "best in" in chart.get_attribute("aria-label")
+    found = page.evaluate("() => DATA.rankings[0]")
+    page.locator("#ranks summary").click()
+    ticks = page.locator("#ranks .numbers tbody tr")
+    assert ticks.count() == len(found["methods"])
+    assert found["low"][0] <= found["ranks"][0] <= found["high"][0]
 
 
 @pytest.mark.parametrize("width", [400, 1280, 1920])

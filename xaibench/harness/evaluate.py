@@ -21,6 +21,7 @@ from xaibench.doctor import glance
 from xaibench.doctor.layers import target_layer
 from xaibench.errors import UsageError, XaibenchError
 from xaibench.explainers.base import Explainer
+from xaibench.findings import Note
 from xaibench.harness.batch import Work
 from xaibench.harness.engine import Engine, check_engine, make_engine
 from xaibench.harness.forward import Precision, find_batch_size
@@ -178,7 +179,7 @@ def evaluate(
         *_frame_note(protocol, splits),
         *_logit_notes(records, splits),
         _layer_note(examined["layer"]),
-        *examined["findings"],
+        *(Note(text, "warning", "doctor") for text in examined["findings"]),
         *_store_notes(shelf),
     ]
     record = _record(model, spec, weights, splits, records, time.perf_counter() - began, together)
@@ -288,7 +289,7 @@ def _examined(
 def _selection_note(spec: ClassifierSpec) -> list[str]:
     if spec.recipe.selection != "paper":
         return []
-    return ['biased: the epoch was chosen on the test images (selection = "paper")']
+    return [Note('biased: the epoch was chosen on the test images (selection = "paper")', "warning")]
 
 
 def _layer_note(layer: Mapping[str, Any]) -> str:
@@ -314,10 +315,11 @@ def _logit_notes(records: Records, splits: Splits) -> list[str]:
     if not len(rows):
         return []
     first = ", ".join(splits.test.ids[row] for row in rows[:3])
-    return [
+    text = (
         f"the network's logits are NaN or infinite on {len(rows)} of {len(records.logits)} images ({first}), so that "
         "their scores are undefined, whatever the explainer: look at its weights, its normalisation and these images"
-    ]
+    )
+    return [Note(text, "warning")]
 
 
 def _store_notes(store: Store | None) -> list[str]:
@@ -334,7 +336,7 @@ def _store_notes(store: Store | None) -> list[str]:
     return notes
 
 
-def _failure_notes(records: Records) -> list[str]:
+def _failure_notes(records: Records) -> list[Note]:
     notes = [f"explainer {name} was given up: {reason}" for name, reason in records.failed.items()]
     notes += [f"explainer {name}: {fault}" for name, faults in records.faults.items() for fault in faults]
     for metric, reasons in records.given_up.items():
@@ -346,7 +348,7 @@ def _failure_notes(records: Records) -> list[str]:
     for metric, reason in records.chance_failed.items():
         if set(records.given_up.get(metric, {})) < set(records.values):  # else its scores say it
             notes.append(f"metric {metric} has no chance level, and undefined maps are left out of it: {reason}")
-    return notes
+    return [Note(text, "warning") for text in notes]
 
 
 def _record(

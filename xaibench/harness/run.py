@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from xaibench.benchmark import Benchmark, digest
 from xaibench.errors import XaibenchError, first_line
+from xaibench.findings import Note
 from xaibench.limits import read_json, read_parquet
 from xaibench.paths import make_folder, remove_parts, write_together
 
@@ -103,7 +104,8 @@ class Run:
         baselines: names of the baselines beside them.
         scores: every score, classification first.
         record: versions, hashes, options, counts, seconds: what a reader needs to make it again.
-        notes: what the user should know (a prior box from test boxes, undefined maps, a biased selection).
+        notes: what the user should know (a prior box from test boxes, undefined maps, a biased selection): text, which
+            may be a `xaibench.findings.Note` that says how much it matters.
         images: per-image scores, one row for each (image, class, explainer); read from disk on demand.
     """
 
@@ -144,7 +146,7 @@ class Run:
             "baselines": list(self.baselines),
             "benchmark": self.benchmark.model_dump(mode="json"),
             "benchmark_hash": self.benchmark.hash,
-            "notes": list(self.notes),
+            "notes": [Note.of(note).to_json() for note in self.notes],
             **self.record,
         }
         return {"run": run, "scores": [score.to_json() for score in self.scores]}
@@ -202,7 +204,7 @@ class Run:
                 explainers=tuple(map(_text, record.pop("explainers"))),
                 baselines=tuple(map(_text, record.pop("baselines"))),
                 scores=tuple(Score.from_json(score) for score in table["scores"]),
-                notes=tuple(map(_text, record.pop("notes"))),
+                notes=tuple(map(Note.from_json, record.pop("notes"))),
                 record=record,
                 directory=directory,
             )

@@ -30,6 +30,7 @@ from xaibench.errors import (
 )
 from xaibench.explainers.base import Explainer
 from xaibench.explainers.calling import undone
+from xaibench.findings import Note
 from xaibench.harness.records import MapMetric
 from xaibench.memory import out_of_memory
 from xaibench.metrics.base import Metric
@@ -321,10 +322,11 @@ def make_explainers(
             elif "oracle_prior_box" not in asked:
                 try:
                     beside["oracle_prior_box"] = _ready("oracle_prior_box", classifier, splits)
-                    notes.append(
+                    text = (
                         "no boxes in training or validation: the prior box is made of the test boxes "
                         "(oracle_prior_box), an upper bound that has seen the answers"
                     )
+                    notes.append(Note(text, "warning"))
                 except NotApplicableError:
                     notes.append("no boxes in the test split: no localization is scored")
     return asked, beside, notes

@@ -101,6 +101,22 @@ def compare(
     )
 
 
+def metric_comparison(runs: Sequence[Run], metric: Metric, column: str, class_name: str = MACRO) -> MetricTable | None:
+    """Return one table of `compare`, of all explainers of the runs; None where no run has the score.
+
+    Args:
+        runs: of one benchmark on the same images.
+        metric, column: and the name of its score in a run.
+
+    Raises:
+        XaibenchError: runs that can't be compared or read.
+    """
+    check_comparable(runs)
+    data = [image_scores(run, run_name(run, number)) for number, run in enumerate(runs)]
+    entrants = explainers(runs, data, seed_groups(runs)[0])
+    return Job(runs, data, None, ALPHA, PERMUTATIONS).maps(metric, column, class_name, entrants)
+
+
 def pair_comparison(
     runs: Sequence[Run],
     metric: Metric,
@@ -119,12 +135,16 @@ def pair_comparison(
     Raises:
         XaibenchError: runs that can't be compared or read.
     """
-    check_comparable(runs)
-    data = [image_scores(run, run_name(run, number)) for number, run in enumerate(runs)]
-    entrants = explainers(runs, data, seed_groups(runs)[0])
-    table = Job(runs, data, None, ALPHA, PERMUTATIONS).maps(metric, column, class_name, entrants)
-    labels = [_label(entrants, *who) for who in (first, second)]
-    for pair in table.pairs if table else ():
+    table = metric_comparison(runs, metric, column, class_name)
+    if table is None:
+        return None
+    return pair_of(table, first, second)
+
+
+def pair_of(table: MetricTable, first: tuple[int, str], second: tuple[int, str]) -> Comparison | None:
+    """Return the comparison, first minus second, of two explainers, each by its run's index and its name."""
+    labels = [_label([one.entrant for one in table.standings], *who) for who in (first, second)]
+    for pair in table.pairs:
         if [pair.first, pair.second] == labels:
             return pair
         if [pair.second, pair.first] == labels:

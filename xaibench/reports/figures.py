@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,6 +19,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from xaibench.errors import UsageError
+from xaibench.metrics import _ops
 from xaibench.reports._lettering import FONT, fit_text
 from xaibench.reports.tiles import Tile
 from xaibench.types import FloatArray, Frame
@@ -168,8 +170,9 @@ def draw_boxes(axes: Axes, tile: Tile) -> None:
 
 
 def _draw_peak(axes: Axes, tile: Tile) -> None:
-    finite = np.where(np.isfinite(tile.map), tile.map, -np.inf)
-    maxima = np.argwhere(finite == finite.max())
+    maxima = np.argwhere(
+        _ops.maxima(torch.from_numpy(np.asarray(tile.map))[None])[0].numpy()
+    )  # the peaks that are scored
     if len(maxima) == 1:
         y, x = maxima[0] + 0.5
         axes.plot([x], [y], "x", color="white", markersize=4.5, markeredgewidth=1.1, path_effects=_DARK)

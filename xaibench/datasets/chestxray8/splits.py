@@ -18,6 +18,7 @@ import numpy.typing as npt
 from xaibench.datasets.chestxray8.options import Options
 from xaibench.datasets.chestxray8.tables import FINDINGS, NO_FINDING, RELEASE_SIZE, Record, Tables, canonical
 from xaibench.errors import DataError, UsageError, did_you_mean
+from xaibench.findings import Note
 from xaibench.published import load_published
 
 
@@ -109,9 +110,8 @@ def draw(tables: Tables, classes: Sequence[str], options: Options, found: Callab
     shared = {item.patient for item in side} & {item.patient for item in test}
     if shared:
         n = sum(item.patient in shared for item in side)
-        notes.append(
-            f"{len(shared)} patients are on both sides: {n} training-side images share a patient with a test image"
-        )
+        text = f"{len(shared)} patients are on both sides: {n} training-side images share a patient with a test image"
+        notes.append(Note(text, "warning"))
     else:
         notes.append("no patient is in two splits")
     if options.split == "paper" and set(names) <= set(published_counts()):

@@ -15,6 +15,7 @@ from xaibench.datasets.folder.masks import read_masks
 from xaibench.datasets.folder.options import Options
 from xaibench.datasets.folder.tables import read_boxes, read_csv
 from xaibench.datasets.names import alike, composed
+from xaibench.findings import Note
 
 NONE_OF_THE_CLASSES, MISSING = "of none of the classes", "whose file is missing"
 
@@ -57,10 +58,11 @@ def describe(root: Path, classes: Sequence[str], options: Options, task: str, re
     selection = Selection(len(items), used)
     selection.leave_out(NONE_OF_THE_CLASSES, len(items) - len(used))
     if not options.patient_column:
-        selection.notes.append(
+        text = (
             "no patient_column: each image counts as a patient, so images of one patient may be on both sides and "
             "intervals may be too narrow; name the column if there is one"
         )
+        selection.notes.append(Note(text, "warning"))
     if described.others:
         names = ", ".join(f"{name} {number:,}" for name, number in sorted(described.others.items()))
         what = "boxes" if options.boxes else "masks" if options.masks else "annotations"

@@ -97,6 +97,7 @@ def render_report(report: Report, gallery: Gallery | None) -> str:
             for k, m in enumerate(report.methods)
         ],
         "metrics": metrics,
+        "marks": words.marks(report),
         "scores": score_rows(report, metrics),
         "roc": curves.roc_curves(report),
         "tolerance": {"x": TOLERANCES, "lines": gallery.tolerance_curves() if gallery else []},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,8 +13,10 @@ import numpy.typing as npt
 from xaibench.errors import XaibenchError
 from xaibench.harness.run import Run
 from xaibench.harness.subsets import Predicted, predicted
+from xaibench.metrics.base import Metric
+from xaibench.reports._comparable import counted_values, image_scores
 from xaibench.reports.html.data import Report, clean, number
-from xaibench.statistics import Resampling, rank_methods
+from xaibench.statistics import RankStability, Resampling, rank_stability
 
 Array = npt.NDArray[np.float64]
 
@@ -97,12 +99,11 @@ def distributions(report: Report) -> list[dict[str, Any]]:
     """
     found = []
     methods = {(method.run, method.explainer): index for index, method in enumerate(report.methods)}
-    shown = {report.headline(spec.name) for spec in report.benchmark.metrics}
     for index, run in enumerate(report.runs):
         table = _images(run)
         if table is None:
             continue
-        table = table[table["metric"].astype(str).isin(shown)].dropna(subset=["value"])
+        table = table[table["metric"].astype(str).isin(report.shown)].dropna(subset=["value"])
         for metric, rows in table.groupby("metric", observed=True):
             if rows["value"].isin([0.0, 1.0]).mean() > 0.9:
                 continue
@@ -138,42 +139,79 @@ def _images(run: Run) -> Any:
 
 
 def rankings(report: Report) -> list[dict[str, Any]]:
-    """Return, for each metric of the short table, methods by their average rank over the classes with boxes.
+    """Return, for each column of the short table with scores of pairs, methods by rank, and how the ranks move.
 
-    Ranks, Nemenyi's critical difference and the sets that it does not tell apart: see `rank_methods`.
+    By the mean over the classes, of scores as they count, when the patients are drawn anew: see `rank_stability`. The
+    primary metric comes first.
     """
+    tables = [_read(run) for run in report.runs]
+    names = sorted((spec.name for spec in report.benchmark.metrics), key=lambda name: name != report.primary)
+    draws: dict[tuple[str, ...], Resampling] = {}
     found: list[dict[str, Any]] = []
-    for spec in report.benchmark.metrics:
-        metric = report.metrics.get(spec.name)
+    for key in (key for name in names for key in report.headline(name)):
+        metric = report.metrics.get(key.partition("@")[0])
         if metric is None or metric.category == "classification":
             continue
-        key = report.headline(spec.name)
-        values: dict[str, list[float]] = {}
-        for index, method in enumerate(report.methods):
-            own = {
-                score.class_name: score.value
-                for score in report.runs[method.run].select(explainer=method.explainer, metric=key)
-            }
-            row = [math.nan if own.get(name) is None else float(own[name] or 0.0) for name in report.boxed]
-            if any(map(math.isfinite, row)):
-                values[str(index)] = row
-        if len(values) < 2 or not report.boxed:
+        columns = _columns(report, tables, key)
+        pairs = sorted(set.intersection(*map(set, columns.values()))) if len(columns) > 1 else []
+        if not pairs:
             continue
-        ranking = rank_methods(values, direction=metric.direction)
-        if ranking.cases:
-            table: Mapping[str, Any] = asdict(ranking)
-            found.append(
-                {
-                    "metric": clean(key),
-                    "methods": [int(name) for name in ranking.methods],
-                    "ranks": [number(rank) for rank in ranking.ranks],
-                    "difference": number(ranking.critical_difference),
-                    "groups": [[int(name) for name in group] for group in ranking.groups],
-                    **{name: table[name] for name in ("cases", "left_out")},
-                    "p": number(ranking.p),
-                }
-            )
+        stability = _stability(report, metric, columns, pairs, draws)
+        table: Mapping[str, Any] = asdict(stability)
+        found.append(
+            {
+                "metric": clean(key),
+                "methods": [int(name) for name in stability.methods],
+                **{name: list(map(number, table[name])) for name in ("ranks", "low", "high", "first")},
+                "shares": [[number(share, 3) for share in row] for row in stability.shares],
+                **{name: table[name] for name in ("n", "patients", "resamples")},
+            }
+        )
     return found
+
+
+def _read(run: Run) -> Any:
+    try:
+        return image_scores(run, run.classifier)
+    except XaibenchError:
+        return None
+
+
+def _columns(report: Report, tables: Sequence[Any], key: str) -> dict[str, dict[tuple[str, str, str], float]]:
+    """Return index of a method, as text, to (class, image, patient) to its score; those with a score alone."""
+    found = {}
+    for place, method in enumerate(report.methods):
+        table = tables[method.run]
+        if table is None:
+            continue
+        rows = table[(table["explainer"] == method.explainer) & (table["metric"] == key)]
+        pairs = zip(*(rows[name].astype(str).tolist() for name in ("class", "image", "patient")), strict=True)
+        run = report.runs[method.run]
+        values = counted_values(run, method.explainer, report.metrics[key.partition("@")[0]], rows)
+        column = dict(zip(pairs, values.tolist(), strict=True))
+        if any(map(math.isfinite, column.values())):
+            found[str(place)] = column
+    return found
+
+
+def _stability(
+    report: Report,
+    metric: Metric,
+    columns: Mapping[str, Mapping[tuple[str, str, str], float]],
+    pairs: Sequence[tuple[str, str, str]],
+    draws: dict[tuple[str, ...], Resampling],
+) -> RankStability:
+    spec, patients = report.benchmark.statistics, tuple(pair[2] for pair in pairs)
+    if patients not in draws:
+        draws[patients] = Resampling(patients, resamples=spec.resamples, seed=spec.seed)
+    return rank_stability(
+        {name: [column[pair] for pair in pairs] for name, column in columns.items()},
+        patients,
+        [pair[0] for pair in pairs],
+        direction=metric.direction,
+        confidence=spec.confidence,
+        resampling=draws[patients],
+    )
 
 
 def costs(report: Report) -> tuple[list[float | None], list[float | None]]:

@@ -15,7 +15,7 @@ from xaibench import registry
 from xaibench.errors import PluginError, UsageError
 from xaibench.harness.run import MACRO, Run
 from xaibench.metrics.base import Metric
-from xaibench.reports.tables import stands_out
+from xaibench.reports import marks as marking
 
 _ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&'\u2028\u2029"}
 
@@ -94,12 +94,25 @@ class Report:
         there = {score.class_name for run in self.runs for score in run.scores if score.explainer is not None}
         return [name for name in self.classes if name in there]
 
-    def headline(self, name: str) -> str:
-        """Return the key of a metric's scores that a short table shows: that of a curve carries its point."""
+    def headline(self, name: str) -> list[str]:
+        """Return the keys of a metric's scores that a short table shows; its name, where the registry lacks it."""
         metric = self.metrics.get(name)
-        if metric is not None and metric.curve is not None and metric.headline_at is not None:
-            return f"{name}@{metric.headline_at:.2f}"
-        return name
+        return [name] if metric is None else metric.headline_scores
+
+    @cached_property
+    def primary(self) -> str | None:
+        """Name of the metric that the summary speaks of first: the benchmark's, else the first with scores of maps."""
+        if self.benchmark.primary is not None:
+            return self.benchmark.primary
+        found = {score.metric for run in self.runs for score in run.scores if score.explainer is not None}
+        names = [spec.name for spec in self.benchmark.metrics if found & set(self.headline(spec.name))]
+        known = [name for name in names if (metric := self.metrics.get(name)) and metric.category == "localization"]
+        return next(iter(known), None)
+
+    @cached_property
+    def shown(self) -> set[str]:
+        """Keys of all metrics' scores that a short table shows."""
+        return {key for spec in self.benchmark.metrics for key in self.headline(spec.name)}
 
 
 def _declared(run: Run) -> dict[str, Metric]:
@@ -158,15 +171,21 @@ def metric_table(report: Report) -> list[dict[str, Any]]:
                 "key": clean(key),
                 "name": clean(name),
                 "point": number(float(point)) if _is_number(point) else None,
-                "title": clean(metric.title if metric else name),
+                "title": clean(_title(metric, name, point)),
                 "category": metric.category if metric else "other",
                 "higher": metric.direction == "higher" if metric else True,
                 "range": [number(end) for end in metric.range] if metric else [None, None],
                 "reference": clean(metric.reference) if metric else "",
-                "headline": bool(metric and metric.headline and key == report.headline(name)),
+                "headline": bool(metric and metric.headline and key in report.headline(name)),
             }
         )
     return found
+
+
+def _title(metric: Metric | None, name: str, point: str) -> str:
+    """Return a column's title; the page itself adds the point of a curve."""
+    title = metric.title if metric else name
+    return f"{title} ({point})" if point and not _is_number(point) else title
 
 
 def _is_number(text: str) -> bool:
@@ -177,21 +196,22 @@ def _is_number(text: str) -> bool:
 
 
 def score_rows(report: Report, metrics: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    """Return the scores as rows [method or None, run, metric, class, value, low, high, chance, n, patients, nan, out].
+    """Return the scores as rows of 14 values.
 
-    Indices into the page's lists; class ``len(classes)`` is the mean over the classes. `out` is 1 where the interval
-    lies above chance and what looks at nothing.
+    They are method or None, run, metric, class, value, low, high, chance, n, patients, nan, out, defined and classes:
+    indices into the page's lists, where class ``len(classes)`` is the mean over the classes. `out` is 1 where the score
+    is marked, see `xaibench.reports.marks.marks`; `defined` is the value over defined maps alone.
     """
     methods = {(method.run, method.explainer): index for index, method in enumerate(report.methods)}
     keys = {metric["key"]: index for index, metric in enumerate(metrics)}
     places = {name: index for index, name in enumerate(report.classes)} | {MACRO: len(report.classes)}
     rows = []
     for index, run in enumerate(report.runs):
+        marks = marking.marks(run, report.metrics)
         for score in run.scores:
             if score.class_name not in places or (score.explainer and (index, score.explainer) not in methods):
                 continue
-            metric = report.metrics.get(score.metric.partition("@")[0])
-            out = metric is not None and score.explainer is not None and stands_out(run, score, metric)
+            marked = (str(score.explainer), score.metric, score.class_name) in marks
             rows.append(
                 [
                     None if score.explainer is None else methods[index, score.explainer],
@@ -202,7 +222,9 @@ def score_rows(report: Report, metrics: Sequence[Mapping[str, Any]]) -> list[lis
                     score.n,
                     score.patients,
                     score.nan,
-                    int(out),
+                    int(marked),
+                    number(score.defined),
+                    score.classes,
                 ]
             )
     return rows

@@ -211,13 +211,12 @@ def _probabilities(report: Report, run: int) -> dict[Pair, float]:
 
 def _values(report: Report, pairs: set[Pair]) -> dict[tuple[Pair, int], dict[str, float | None]]:
     """Return the run's own scores of each pair and method, of metrics in the short table."""
-    shown = {report.headline(spec.name) for spec in report.benchmark.metrics}
     columns = {(method.run, method.explainer): index for index, method in enumerate(report.methods)}
     images = {image for image, _ in pairs}
     found: dict[tuple[Pair, int], dict[str, float | None]] = {}
     for index, run in enumerate(report.runs):
         table = run.images()
-        table = table[table["metric"].astype(str).isin(shown) & table["image"].astype(str).isin(images)]
+        table = table[table["metric"].astype(str).isin(report.shown) & table["image"].astype(str).isin(images)]
         rows = table[["image", "class", "explainer", "metric", "value"]].itertuples(index=False)
         for image, name, explainer, metric, value in rows:
             pair, place = (str(image), str(name)), (index, str(explainer))

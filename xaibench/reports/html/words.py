@@ -6,36 +6,34 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from xaibench.errors import XaibenchError
+from xaibench.findings import Note
 from xaibench.harness.run import MACRO, Run, Score
 from xaibench.metrics.base import Metric
+from xaibench.reports import marks as marking
+from xaibench.reports.comparison import ALPHA, metric_comparison, pair_of
 from xaibench.reports.html.data import Report, clean, run_names
-from xaibench.reports.tables import stands_out
-from xaibench.statistics import paired_comparisons
 
 _MANY_UNDEFINED = 0.05
-_DOCTOR = "doctor: "
-"""How a run's notes begin that hold the doctor's findings; see `xaibench.doctor.diagnose`."""
 
 
 def summary(report: Report) -> list[tuple[str, str]]:
     """Return (subject, sentences): what the classifiers know; by each main metric which explainer leads, by how much.
 
-    The first of the metrics also says where the leader fails, and whether it beats the next.
+    The primary metric comes first, and also says where the leader fails, and whether it beats the next.
     """
     found = []
     if known := " ".join(_classifiers(report, run_names(report.runs))):
         found.append(("Classification", known))
-    first = True
-    for name in ("hit_rate", "visible_in_box", "energy"):
-        metric = report.metrics.get(name)
-        if metric is None or all(spec.name != name for spec in report.benchmark.metrics):
+    measured = {spec.name for spec in report.benchmark.metrics}
+    primary = report.primary
+    for name in dict.fromkeys((primary, "hit_rate", "visible_in_box", "energy")):
+        metric = report.metrics.get(name or "")
+        if metric is None or name not in measured:
             continue
-        if said := " ".join(_leader(report, metric, full=first)):
-            found.append((metric.title, said))
-            first = False
+        if said := " ".join(_leader(report, metric, full=name == primary)):
+            named = ", the primary metric" if name == report.benchmark.primary else ""
+            found.append((metric.title + named, said))
     if not report.boxed:
         found.append(("Maps", "No test image has a box, so no map could be scored."))
     return [(clean(subject), clean(text)) for subject, text in found]
@@ -47,14 +45,15 @@ def warnings(report: Report) -> list[str]:
     names = run_names(report.runs)
     for name, run in zip(names, report.runs, strict=True):
         lead = f"{name}: " if len(names) > 1 else ""
-        found += [f"{lead}{note}" for note in run.notes if _alarming(note) and not note.startswith(_DOCTOR)]
+        found += [f"{lead}{note}" for note in _notes(run) if note.severity != "note" and note.subject != "doctor"]
         for explainer in (*run.explainers, *run.baselines):
             rows = [s for s in run.select(explainer=explainer, class_name=MACRO) if s.n]
             bad = [s for s in rows if s.nan > _MANY_UNDEFINED * s.n]
             if bad:
                 listed = ", ".join(f"{s.metric} on {s.nan} of {s.n}" for s in bad[:3])
                 more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-                found.append(f"{lead}{explainer}: undefined {listed}{more}; these pairs are left out of the means")
+                how = "left out of" if run.benchmark.scoring < 2 else "counted as the metric says in"
+                found.append(f"{lead}{explainer}: undefined {listed}{more}; these pairs are {how} the means")
             constant = max((s.constant for s in rows), default=0)
             if constant:
                 found.append(f"{lead}{explainer}: {constant} of {rows[0].n} maps are constant")
@@ -66,19 +65,38 @@ def doctor(report: Report) -> list[str]:
     found = []
     for name, run in zip(run_names(report.runs), report.runs, strict=True):
         lead = f"{name}: " if len(report.runs) > 1 else ""
-        found += [f"{lead}{note.removeprefix(_DOCTOR).strip()}" for note in run.notes if note.startswith(_DOCTOR)]
+        found += [f"{lead}{note.removeprefix('doctor: ')}" for note in _notes(run) if note.subject == "doctor"]
     return list(dict.fromkeys(clean(text) for text in found))
 
 
 def audit(report: Report) -> list[str]:
     """Return the runs' other notes: what was read, left out, drawn."""
-    notes = [note for run in report.runs for note in run.notes if not _alarming(note) and not note.startswith(_DOCTOR)]
+    notes = [
+        note for run in report.runs for note in _notes(run) if note.severity == "note" and note.subject != "doctor"
+    ]
     return list(dict.fromkeys(clean(note) for note in notes))
 
 
-def _alarming(note: str) -> bool:
-    low = note.lower()
-    return any(word in low for word in ("biased", "given up", "leak", "warning", "overlap", "test box", "undefined"))
+def _notes(run: Run) -> list[Note]:
+    return [Note.of(note) for note in run.notes]
+
+
+def marks(report: Report) -> list[str]:
+    """Return what the mark in the leaderboard means, or why there is none, and what undefined pairs count as."""
+    judged = [marking.judged(run, report.metrics) for run in report.runs]
+    found = []
+    if any(not one.reason for one in judged):
+        found.append(f"▲: {marking.meaning(report.runs)}.")
+    names = run_names(report.runs)
+    for name, run, one in zip(names, report.runs, judged, strict=True):
+        lead = f"{name}: " if len(names) > 1 else ""
+        if one.reason and run.explainers:
+            found.append(f"{lead}no ▲: {one.reason}.")
+        elif without := marking.untested(run, report.metrics, one):
+            found.append(
+                f"{lead}Never ▲ (not judged against chance, or without scores of images): {', '.join(without)}."
+            )
+    return list(dict.fromkeys(map(clean, found)))
 
 
 def _classifiers(report: Report, names: Sequence[str]) -> Iterator[str]:
@@ -97,7 +115,7 @@ def _classifiers(report: Report, names: Sequence[str]) -> Iterator[str]:
 
 def _leader(report: Report, metric: Metric, *, full: bool) -> Iterator[str]:
     """Say which explainer leads by a metric, whether it beats the next and the baselines, and where it is weakest."""
-    key = report.headline(metric.name)
+    key = report.headline(metric.name)[0]
     higher = metric.direction == "higher"
     rows = [
         (method, score)
@@ -114,7 +132,11 @@ def _leader(report: Report, metric: Metric, *, full: bool) -> Iterator[str]:
     chance = "" if score.chance is None else f"; a map of noise gets {score.chance:.2f}"
     yield f"{best.label} leads with {_value(score)}{at}{chance}."
     # an oracle has seen the answers: no rival, but an upper bound
-    blind = [row for row in rows if row[0].baseline and row[0].run == best.run and not _sees(row[0].explainer)]
+    blind = [
+        row
+        for row in rows
+        if row[0].baseline and row[0].run == best.run and not row[0].explainer.startswith(marking.ORACLE)
+    ]
     if blind:
         top, level = blind[0]
         gain = (score.value or 0.0) - (level.value or 0.0)
@@ -128,48 +150,35 @@ def _leader(report: Report, metric: Metric, *, full: bool) -> Iterator[str]:
         ]
         if len(each) > 1:
             worst = (min if higher else max)(each, key=lambda s: s.value or 0.0)
-            still = "still above" if stands_out(run, worst, metric) else "not clearly above"
-            yield f"Its weakest class is {worst.class_name}: {_value(worst)}, {still} chance and the blind baselines."
+            cells = marking.marks(run, report.metrics)
+            still = "still" if (best.explainer, key, worst.class_name) in cells else "not clearly"
+            yield (
+                f"Its weakest class is {worst.class_name}: {_value(worst)}, {still} better than chance and the blind "
+                "baselines."
+            )
         if len(real) > 1:
             yield _against(report, key, metric, best, real[1])
 
 
-def _sees(baseline: str) -> bool:
-    """Tell whether a baseline looks at the test boxes."""
-    return baseline.startswith("oracle_")
-
-
 def _against(report: Report, key: str, metric: Metric, best: Any, other: Any) -> str:
-    """Compare the two best on the same pairs: a difference of macro means, permutation of patients."""
+    """Compare the two best as `xaibench compare` does: the same test, corrected over the same pairs."""
     second, score = other
+    next_one = f"Next is {second.label} with {_value(score)}"
     try:
-        columns = [_column(report.runs[method.run], method.explainer, key) for method in (best, second)]
-    except (XaibenchError, KeyError):
-        return f"Next is {second.label} with {_value(score)}."
-    both = columns[0].to_frame("a").join(columns[1].to_frame("b"), how="inner")
-    if not len(both):
-        return f"Next is {second.label} with {_value(score)}."
-    patients = [str(row[2]) for row in both.index]
-    classes = [str(row[1]) for row in both.index]
-    spec = report.benchmark.statistics
-    options: dict[str, Any] = {"confidence": spec.confidence, "resamples": min(spec.resamples, 2000), "seed": spec.seed}
-    bounds = metric.range if all(map(math.isfinite, metric.range)) else (-np.inf, np.inf)
-    test = paired_comparisons(
-        {"a": both["a"].to_numpy(), "b": both["b"].to_numpy()}, patients, classes, bounds=bounds, **options
-    )[0]
-    word = "more than chance would make" if test.p < 0.05 else "too close to call"
+        table = metric_comparison(report.runs, metric, key)
+        pair = pair_of(table, (best.run, best.explainer), (second.run, second.explainer)) if table else None
+    except XaibenchError:  # not saved
+        pair = table = None
+    if pair is None or table is None or math.isnan(pair.p_holm):
+        return f"{next_one}."
+    word = "more than chance would make" if table.survives(pair, ALPHA) else "too close to call"
+    seen = table.detectable.get((pair.first, pair.second), table.detectable.get((pair.second, pair.first), math.nan))
+    least = f" With {pair.patients:,} patients a difference of {seen:.2f} or more would be seen four times in five."
     return (
-        f"Next is {second.label} with {_value(score)}; on the same {test.n} pairs the difference is "
-        f"{test.difference:+.2f} [{test.interval.low:+.2f}, {test.interval.high:+.2f}], {word} "
-        f"({_p(test.p)}, permutation of patients)."
+        f"{next_one}; on the same {pair.n} pairs the difference is {pair.difference:+.2f} "
+        f"[{pair.interval.low:+.2f}, {pair.interval.high:+.2f}], {word} ({_p(pair.p_holm)}, permutation of patients, "
+        f"Holm over {len(table.pairs)} comparison{_s(len(table.pairs))}).{'' if math.isnan(seen) else least}"
     )
-
-
-def _column(run: Run, explainer: str, key: str) -> Any:
-    table = run.images()
-    rows = table[(table["explainer"] == explainer) & (table["metric"] == key)]
-    keys = [rows[name].astype(str) for name in ("image", "class", "patient")]
-    return rows["value"].set_axis(list(zip(*keys, strict=True)))
 
 
 def _one(scores: Sequence[Score]) -> Score | None:

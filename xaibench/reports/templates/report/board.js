@@ -1,6 +1,6 @@
 /* The leaderboard: one row a method, one column a metric; sorted by any column. */
 (() => {
-  const [M, R, K, C, V, LOW, HIGH, CHANCE, N, PATIENTS, NAN, OUT] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
+  const [M, R, K, C, V, LOW, HIGH, CHANCE, N, PATIENTS, NAN, OUT, DEFINED, CLASSES] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13];
   const families = [...new Set(DATA.metrics.map((metric) => metric.category))];
   const family = ["localization", families.find((name) => name !== "classification"), families[0]].find((name) => families.includes(name));
   const state = { place: MACRO, family, bases: true, every: false, sort: null, down: true };
@@ -30,19 +30,24 @@
     parts.push(s("rect", { x: x(score[V]) - 1, y: 2, width: 2, height: 8, rx: 0.6, fill: "var(--accent)" }));
     return s("svg", { viewBox: "0 0 100 12", preserveAspectRatio: "none", "aria-hidden": "true" }, ...parts);
   }
-  function show(row, k, best) {
+  function show(row, k, best, most) {
     const score = cell(row, k), metric = DATA.metrics[k];
     if (!score) return h("td", {}, "–");
+    const fewer = state.place === MACRO && defined(score[V]) && score[CLASSES] < most;
     if (!defined(score[V])) return h("td", {}, "undefined");
     const digits = metric.category === "classification" ? 3 : 2;
+    const other = score[NAN] && defined(score[DEFINED]) && score[DEFINED] !== score[V] ? format(score[DEFINED], digits) : "";
     const range = defined(score[LOW]) ? `[${format(score[LOW], digits)}, ${format(score[HIGH], digits)}]` : "";
     const about = [`${row.name}, ${metric.title}`, `${className(state.place)}: ${format(score[V], digits)} ${range}`,
                    defined(score[CHANCE]) ? `chance ${format(score[CHANCE], digits)}` : null,
-                   `${score[N]} ${score[M] === null ? "images" : "pairs"}, ${score[PATIENTS]} patients` + (score[NAN] ? `, ${score[NAN]} undefined` : "")];
+                   `${score[N]} ${score[M] === null ? "images" : "pairs"}, ${score[PATIENTS]} patients` + (score[NAN] ? `, ${score[NAN]} undefined` : ""),
+                   other ? `defined maps only ${other}` : null,
+                   fewer ? `mean over ${score[CLASSES]} of ${most} classes` : null];
+    const remark = [fewer ? `${score[CLASSES]} of ${most} classes` : "", score[NAN] ? `${score[NAN]} undef.${other ? `, else ${other}` : ""}` : ""].filter(Boolean).join(", ");
     return h("td", { "data-tip": about.filter(Boolean).join("\n") },
       h("span", { class: format(score[V], digits) === format(best, digits) ? "value best" : "value" }, format(score[V], digits)),
-      score[OUT] ? h("span", { class: "mark", role: "img", "aria-label": "above chance and blind baselines" }, "▲") : null,
-      h("span", { class: "range" }, range), bar(score, metric));
+      score[OUT] ? h("span", { class: "mark", role: "img", "aria-label": "better than chance and blind baselines" }, "▲") : null,
+      h("span", { class: "range" }, range), remark ? h("span", { class: "range" }, remark) : null, bar(score, metric));
   }
   function draw() {
     const ks = columns(), list = rows(), keep = document.activeElement && document.activeElement.closest("#board") ? document.activeElement.dataset.key : null;
@@ -67,16 +72,17 @@
       const found = list.map((row) => value(row, k)).filter((v) => v !== null);
       return DATA.metrics[k].higher ? Math.max(...found) : Math.min(...found);
     });
+    const most = ks.map((k) => Math.max(...list.map((row) => { const found = cell(row, k); return found ? found[CLASSES] : 0; })));
     $("board").replaceChildren(
       h("caption", { class: "visually-hidden" }, `Scores, ${className(state.place)}, sorted by ${state.sort === "name" ? "name" : (DATA.metrics[state.sort] || { title: "" }).title}`),
       h("thead", {}, h("tr", {}, header("name", state.family === "classification" ? "classifier" : "explainer", null),
         ...ks.map((k) => { const m = DATA.metrics[k]; return header(k, m.title + (defined(m.point) ? ` at ${m.point}` : "") + (m.higher ? "" : " (less is better)"), m.reference); }))),
       h("tbody", {}, ...list.map((row) => h("tr", {}, h("th", { scope: "row" }, h("span", { class: "name" }, row.name), row.note ? h("small", {}, row.note) : null),
-        ...ks.map((k, i) => show(row, k, best[i]))))));
+        ...ks.map((k, i) => show(row, k, best[i], most[i]))))));
     if (keep) { const again = [...$("board").querySelectorAll("button")].find((button) => button.dataset.key === keep); if (again) again.focus(); }
     const level = percent(DATA.confidence);
     $("board-note").textContent = `Brackets: ${level} intervals. The dark tick on a bar is what a map of noise gets. ` +
-      "▲: the interval lies above chance and above the baselines random and center, as far as the run has them.";
+      (list.some((row) => ks.some((k) => cell(row, k) && cell(row, k)[NAN])) ? "undef.: pairs without a value, which count as chance where the metric has a level; else: over the others alone. " : "") + DATA.marks.join(" ");
   }
   const places = [...new Set([MACRO, ...DATA.boxed])];
   function controls() {

@@ -112,40 +112,38 @@
     draws.push(draw);
   }
 
-  /* Ranks: a critical-difference diagram. */
+  /* Ranks, and how they move when the patients are drawn anew. */
   if (DATA.rankings.length) {
-    const { box, head, about, show } = figure("ranks", "Average ranks", "", true);
+    const { box, head, about, show } = figure("ranks", "Rank stability", "", true);
     let ranking = DATA.rankings[0];
     const title = (key) => (DATA.metrics.find((metric) => metric.key === key) || { title: key }).title;
     const draw = () => {
-      const list = ranking.methods.map((k, i) => ({ k, rank: ranking.ranks[i] }));
-      const label = `Average ranks by ${title(ranking.metric)}: ${say(list.map(({ k, rank }) => [DATA.methods[k].label, format(rank)]))}`;
-      about.textContent = `Rank 1 is best, averaged over ${ranking.cases} class${ranking.cases === 1 ? "" : "es"} with boxes. Bars join what Nemenyi's test (5%) can't tell apart; ` +
-        `the critical difference is ${format(ranking.difference)} ranks` + (ranking.cases < 10 ? ", large for so few classes: read the order, not the gaps." : ".");
+      const list = ranking.methods.map((k, i) => ({ k, rank: ranking.ranks[i], low: ranking.low[i], high: ranking.high[i], first: ranking.first[i], shares: ranking.shares[i] }));
+      const label = `Ranks by ${title(ranking.metric)}: ${say(list.map(({ k, rank, low, high, first }) => [DATA.methods[k].label, `${short(rank)} (${short(low)} to ${short(high)}), best in ${percent(first || 0)}`]))}`;
+      about.textContent = `Rank by the mean over the classes, 1 is best; ${ranking.n} pairs of ${ranking.patients} patients, drawn anew ${ranking.resamples} times. ` +
+        `Circles: shares of the draws in which the explainer has that rank; bar: ${level} of the draws; tick: the rank in the run. ` +
+        "Truly equal explainers change places at random: for a decision between two read a paired test.";
       show(place((width) => {
-        const n = list.length, half = Math.ceil(n / 2), wing = Math.min(260, width * 0.28);
-        const top = 46, rowHeight = 22, bars = ranking.groups.length * 9 + 8, height = top + bars + half * rowHeight + 12;
-        const sx = (rank) => wing + ((rank - 1) / Math.max(1, n - 1)) * (width - 2 * wing);
+        const n = list.length, row = 26, left = Math.min(170, width * 0.3), right = 62, height = 30 + n * row + 4;
+        const step = (width - left - right - 28) / Math.max(1, n - 1), sx = (rank) => left + 14 + (rank - 1) * step;
         const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label });
-        svg.append(s("path", { class: "axis", d: `M${sx(1)},${top}H${sx(n)}` }));
         for (let rank = 1; rank <= n; rank++)
-          svg.append(s("path", { class: "axis", d: `M${sx(rank)},${top}v-6` }), s("text", { x: sx(rank), y: top - 10, "text-anchor": "middle" }, String(rank)));
-        const reach = Math.min(ranking.difference, n - 1);
-        svg.append(s("path", { class: "axis", d: `M${sx(1)},12v8m0,-4H${sx(1 + reach)}m0,-4v8`, "stroke-width": 1.5 }),
-          s("text", { x: sx(1) - 6, y: 20, "text-anchor": "end" }, ranking.difference > n - 1 ? "CD (more)" : "CD"));
-        ranking.groups.forEach((group, i) => {
-          const ranks = group.map((k) => ranking.ranks[ranking.methods.indexOf(k)]);
-          svg.append(s("line", { x1: sx(Math.min(...ranks)) - 4, x2: sx(Math.max(...ranks)) + 4, y1: top + 9 + 9 * i, y2: top + 9 + 9 * i, stroke: "var(--ink)", "stroke-width": 4, "stroke-linecap": "round" }));
-        });
-        list.forEach(({ k, rank }, i) => {
-          const leftSide = i < half, row = leftSide ? i : n - 1 - i, y = top + bars + 8 + row * rowHeight, x = sx(rank);
-          const end = leftSide ? wing - 8 : width - wing + 8, name = DATA.methods[k].label, room = Math.floor((wing - 14) / 6.6) - 5;
-          svg.append(s("path", { d: `M${x},${top}V${y}H${end}`, fill: "none", stroke: look(k).color, "stroke-width": 1.6, "stroke-dasharray": look(k).dash || null }),
-            s("text", { class: "ink", x: leftSide ? end - 4 : end + 4, y: y + 4, "text-anchor": leftSide ? "end" : "start", "data-tip": `${name}: average rank ${format(rank)}` },
-              `${name.length > room ? `${name.slice(0, Math.max(3, room - 1))}…` : name} ${format(rank, 1)}`));
+          svg.append(s("line", { class: "rule", x1: sx(rank), x2: sx(rank), y1: 22, y2: height - 4 }), s("text", { x: sx(rank), y: 14, "text-anchor": "middle" }, String(rank)));
+        svg.append(s("text", { x: width - 4, y: 14, "text-anchor": "end" }, "best in"));
+        const widest = Math.min(row * 0.42, step / 2);
+        list.forEach(({ k, rank, low, high, first, shares }, i) => {
+          const y = 22 + i * row + row / 2, { color } = look(k), name = DATA.methods[k].label, room = Math.floor((left - 10) / 6.8);
+          const tip = `${name}: rank ${short(rank)}\n${level} of draws: ${short(low)} to ${short(high)}\nbest in ${percent(first || 0)} of draws`;
+          shares.forEach((share, at) => { if (share > 0) svg.append(s("circle", { cx: sx(at + 1), cy: y, r: Math.max(0.8, widest * Math.sqrt(share)), fill: color, opacity: 0.3 })); });
+          svg.append(s("text", { class: "ink", x: left - 8, y: y + 4, "text-anchor": "end" }, name.length > room ? `${name.slice(0, Math.max(3, room - 1))}…` : name),
+            s("line", { x1: sx(low), x2: sx(high), y1: y, y2: y, stroke: color, "stroke-width": 2.4 }),
+            s("line", { x1: sx(rank), x2: sx(rank), y1: y - 8, y2: y + 8, stroke: color, "stroke-width": 2.4 }),
+            s("text", { class: "ink", x: width - 4, y: y + 4, "text-anchor": "end" }, defined(first) ? percent(first) : "–"),
+            s("rect", { x: 0, y: y - row / 2, width, height: row, fill: "transparent", "data-tip": tip }));
         });
         return svg;
-      }), numbers(["explainer", "average rank"], () => list.map(({ k, rank }) => [DATA.methods[k].label, format(rank)])));
+      }), numbers(["explainer", "rank", "from", "to", "best in", ...list.map((_, i) => `rank ${i + 1}`)],
+        () => list.map(({ k, rank, low, high, first, shares }) => [DATA.methods[k].label, short(rank), short(low), short(high), percent(first || 0), ...shares.map((share) => percent(share || 0))])));
     };
     head.append(choice("Metric of the ranks", DATA.rankings.map((r) => [r, title(r.metric)]), ranking, (r) => { ranking = r; draw(); }));
     grid.append(box);

@@ -153,6 +153,18 @@ const Gallery = (() => {
     }
     $("status").textContent = order.length ? `${order.length.toLocaleString("en")} of ${G.items.length.toLocaleString("en")} pairs shown` : "No pair matches: loosen a filter.";
   }
+  /* What maps of uniform noise would hit at these settings: a share of the pairs, null where it is not known. */
+  function chance(boxed) {
+    if (state.rule === "visible") return 1 - state.threshold > state.share ? 1 : 0; // noise shows 1 - threshold of any box
+    const at = Math.round(state.tolerance / 2.5), levels = boxed.map((item) => DATA.tolerance.lines.find((line) => line.class === item.class));
+    return levels.length && levels.every(Boolean) ? levels.reduce((sum, line) => sum + line.chance[at], 0) / levels.length : null;
+  }
+  function noise(own) {
+    const level = chance(own.filter((item) => item.boxes.length));
+    if (level === null || !own.some((item) => item.boxes.length)) return [];
+    return [h("div", { class: "count", "data-chance": level.toFixed(4) }, h("p", {}, h("span", { class: "cut" }, "chance"), h("span", {}, `maps of noise: ${percent(level)}`)),
+      s("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" }, s("rect", { width: 100, height: 6, rx: 1, fill: "var(--track)" }), s("rect", { width: 100 * level, height: 6, rx: 1, fill: "var(--soft)" })))];
+  }
   function count() {
     const own = G.items.filter((item) => state.place < 0 || item.class === state.place);
     $("counts").replaceChildren(...columns().map((k) => {
@@ -161,7 +173,7 @@ const Gallery = (() => {
       return h("div", { class: "count", "data-k": k, "data-hits": hits }, h("p", {}, h("span", { class: "cut", title: DATA.methods[k].label }, DATA.methods[k].label),
         h("span", {}, verdicts.length ? `${hits} of ${verdicts.length} hit, ${percent(share)}` : own.some((item) => item.boxes.length) ? "undefined" : "no box")),
         s("svg", { viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" }, s("rect", { width: 100, height: 6, rx: 1, fill: "var(--track)" }), s("rect", { width: 100 * share, height: 6, rx: 1, fill: look(k).color })));
-    }));
+    }), ...noise(own));
   }
   let queued = false;
   function update() {
