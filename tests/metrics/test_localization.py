@@ -21,6 +21,7 @@ from xaibench.metrics.localization import (
     map_area,
     pointing_game,
     visible_in_box,
+    visible_outside,
 )
 
 
@@ -174,6 +175,29 @@ def test_nothing_is_displayed_of_a_map_without_positive_values() -> None:
     assert map_area(maps).eq(0).all()
 
 
+def test_inside_and_outside_are_one_operating_point() -> None:
+    maps = torch.tensor([[[1.0, 0.9, 0.9], [0.9, 0.9, 0.9]], [[1.0, 0.1, 0.0], [0.0, -2.0, 0.6]]])
+    masks = torch.tensor([[[False, True, False], [False, True, False]]]).expand(2, -1, -1)
+    inside, outside = (metric(maps, masks, thresholds=[0.5]) for metric in (visible_in_box, visible_outside))
+    assert inside.tolist() == [[1], [0]]  # nearly constant, its peak outside: it covers all
+    assert outside.tolist() == [[1], [0.5]]
+    whole = torch.ones_like(masks)
+    covered = map_area(maps, thresholds=[0.5])
+    assert torch.equal(visible_in_box(maps, whole, thresholds=[0.5]), covered)
+    assert visible_outside(maps, whole).isnan().all()
+    assert visible_outside.chance(whole).isnan().all()
+    assert torch.allclose((2 * inside + 4 * outside) / 6, covered, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("metric", [visible_in_box, visible_outside], ids=lambda m: m.name)
+def test_a_map_that_is_none_counts_as_displaying_nothing(metric: Metric) -> None:
+    maps = torch.stack([torch.full((2, 2), value) for value in (0.0, 3.0, float("nan"))])
+    masks = torch.tensor([[[True, False], [False, False]]]).expand(3, -1, -1)
+    scores = metric(maps, masks, thresholds=[0.5])
+    assert scores.isnan().all()  # in tables
+    assert metric.counted(scores.numpy(), metric.chance(masks, thresholds=[0.5]).numpy()).tolist() == [[0], [0], [0]]
+
+
 def test_map_area_needs_no_mask() -> None:
     maps = torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(2))
     empty = torch.zeros(3, 9, 9, dtype=torch.bool)
@@ -210,7 +234,9 @@ MASKS = {
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
-@pytest.mark.parametrize("metric", [hit_rate, pointing_game, energy, visible_in_box, map_area], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "metric", [hit_rate, pointing_game, energy, visible_in_box, visible_outside, map_area], ids=lambda m: m.name
+)
 def test_chance_is_what_noise_scores(metric: Metric, mask: Tensor) -> None:
     # Thresholds share their draws: with 19 of them the band is widened to hold jointly (Bonferroni).
     maps = torch.rand(5000, 24, 24, generator=torch.Generator().manual_seed(11))

@@ -57,17 +57,60 @@ def test_pxap_lets_large_lesions_dominate() -> None:
     assert result(pxap, maps.flip(0), masks.flip(0)).item() == pytest.approx(result(pxap, maps, masks).item())
 
 
-def test_iou_at_thresholds_is_torchmetrics() -> None:
+def heavy_tailed(batch: int = 6, size: int = 32) -> Tensor:
+    """Maps whose largest value is far above the others, as those of gradients are: in 8 bits most are one level."""
+    draws = torch.randn(batch, size, size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    return torch.expm1(3 * draws.abs()).float() * draws.sign().float()
+
+
+def scaled(maps: Tensor) -> Tensor:
+    """The maps min-max scaled in float64."""
+    low, high = (end.double()[:, None, None] for end in (maps.amin((1, 2)), maps.amax((1, 2))))
+    return (maps.double() - low) / (high - low)
+
+
+THRESHOLDS = (0.0, 0.31, 0.5, 0.003, 0.99)
+
+
+@pytest.mark.parametrize("kind", ["smooth", "heavy-tailed"])
+def test_iou_at_thresholds_is_torchmetrics_of_the_raw_map(kind: str) -> None:
     functional = pytest.importorskip("torchmetrics.functional.classification")
-    maps, masks = maps_and_masks(8)
-    ious = iou_best(maps, masks, thresholds=[0.0, 0.31, 0.5, 0.99])
-    for column, threshold in enumerate((0.0, 0.31, 0.5, 0.99)):
-        segments = _ops.grey_levels(maps) > int(255 * threshold)
+    maps, masks = maps_and_masks(6, 32)
+    maps = heavy_tailed() if kind == "heavy-tailed" else maps
+    ious = iou_best(maps, masks, thresholds=THRESHOLDS)
+    for column, threshold in enumerate(THRESHOLDS):
+        segments = scaled(maps) > threshold
         expected = [
             functional.binary_jaccard_index(s.int(), m.int()).item() for s, m in zip(segments, masks, strict=True)
         ]
         np.testing.assert_allclose(ious[:, column].numpy(), expected, rtol=0, atol=1e-6)  # theirs is float32
     assert torch.equal(iou_fixed(maps, masks, threshold=0.31), ious[:, 1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_foreground_lies_strictly_above_in_float64(dtype: torch.dtype) -> None:
+    maps = torch.tensor([[[-1.0, 0.0, 1e-20], [1e-10, 0.5, 1.0]]], dtype=dtype)
+    masks = torch.tensor([[[False, False, False], [True, True, True]]])
+    # 1e-20 is lost beside the 1 that is added, 1e-10 is not
+    assert iou_fixed(maps, masks, threshold=0.5).item() == 1
+    assert iou_fixed(maps, masks, threshold=0.5 + 1e-10).item() == pytest.approx(2 / 3)
+    moved = _ops.above(maps, masks, [0.5, 0.0])
+    assert moved.tolist() == [[[0, 2], [3, 3]]]
+
+
+def test_iou_without_the_pixels_to_ignore() -> None:
+    maps, masks = heavy_tailed(), maps_and_masks(6, 32)[1]
+    ignore = torch.rand(masks.shape, generator=torch.Generator().manual_seed(6)) < 0.3
+    ious = iou_best(maps, masks, thresholds=THRESHOLDS, ignore=ignore)
+    for row in range(len(maps)):
+        kept = ~ignore[row]
+        for column, threshold in enumerate(THRESHOLDS):
+            segment, mask = scaled(maps)[row][kept] > threshold, masks[row][kept]
+            expected = (segment & mask).sum() / (segment | mask).sum()
+            assert ious[row, column].item() == pytest.approx(expected.item(), abs=1e-6)
+    assert not torch.equal(ious, iou_best(maps, masks, thresholds=THRESHOLDS))
+    assert iou_fixed(maps, masks, ignore=masks).isnan().all()  # nothing is left of the region
+    assert iou_fixed.chance(masks, ignore=masks).isnan().all()
 
 
 def test_max_box_acc_is_the_share_of_box_ious_that_reach() -> None:
@@ -105,6 +148,13 @@ def test_iou_chance_is_what_noise_scores(rows: slice) -> None:
     expected = iou_best.chance(mask, thresholds=thresholds)[0]
     assert ((scores.mean(0) - expected).abs() <= z * scores.std(0) / 100).all()
     assert iou_fixed.chance(mask).item() == expected[2]
+    ignore = torch.zeros_like(mask)
+    ignore[0, 2:6, :6] = True
+    scores = iou_best(
+        maps, mask.expand(len(maps), -1, -1), thresholds=thresholds, ignore=ignore.expand(len(maps), -1, -1)
+    )
+    expected = iou_best.chance(mask, thresholds=thresholds, ignore=ignore)[0]
+    assert ((scores.mean(0) - expected).abs() <= z * scores.std(0) / 100).all()
 
 
 @pytest.mark.parametrize("metric", [max_box_acc, max_box_acc_v2], ids=lambda m: m.name)

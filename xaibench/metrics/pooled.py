@@ -22,7 +22,7 @@ from xaibench.metrics import _ops
 from xaibench.metrics._boxes import FloatArray
 from xaibench.metrics._noise import noise_of
 from xaibench.metrics.base import Pool, metric
-from xaibench.metrics.boxes import _best_iou, _largest_iou, _levels, _regions, box_ious
+from xaibench.metrics.boxes import _best_iou, _check_thresholds, _largest_iou, _levels, _regions, box_ious
 
 CANDIDATES = tuple(round(0.01 * step, 2) for step in range(100))
 """0, 0.01, ..., 0.99: shares of the map's range, as in wsolevaluation."""
@@ -53,32 +53,34 @@ def _counted(maps: Tensor, masks: Tensor) -> Tensor:
     return torch.cat(pieces)
 
 
-def _ious(maps: Tensor, masks: Tensor, thresholds: Sequence[float]) -> Tensor:
+def _ious(maps: Tensor, masks: Tensor, thresholds: Sequence[float], ignore: Tensor | None) -> Tensor:
     """Return (B, T): the IoU of the mask and the foreground above each threshold."""
-    levels = torch.tensor(_levels(thresholds), device=maps.device)
-    counts = _histograms(maps, masks)
-    above = counts.flip(-1).cumsum(-1).flip(-1)[..., levels + 1]  # strictly above; levels are 254 at most
-    return above[:, 1] / (counts[:, 1].sum(-1, keepdim=True) + above[:, 0])
+    _ops.check_maps(maps, masks, ignore)
+    counts = _ops.above(maps, masks, _check_thresholds(thresholds).tolist(), ignore)
+    inside = _ops.without(masks, ignore)
+    number = _ops.number(inside).double()[:, None]
+    return _ops.nan_where(_ops.undefined(maps, inside), counts[:, 1] / (number + counts[:, 0]))
 
 
-def _iou_chance(masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES) -> Tensor:
+def _iou_chance(masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES, ignore: Tensor | None = None) -> Tensor:
     """Return (B, T): the IoU expected of uniform noise, to the second order of the binomial count outside the mask.
 
     A mask of n among N pixels, each foreground with probability q: n q E[1 / (n + Y)], Y binomial (N - n, q). One pixel
-    is the minimum, one the maximum, whatever the noise: q = ((N - 2)(1 - s) + 1) / N, where s is (level + 1) / 255.
+    is the minimum, one the maximum, whatever the noise: q = ((N - 2)(1 - t) + 1) / N above a threshold t.
     """
-    pixels, number = masks.shape[-2] * masks.shape[-1], _ops.number(masks).double()[:, None]
-    share = (torch.tensor(_levels(thresholds), dtype=torch.float64, device=masks.device) + 1) / 255
-    q = (max(0, pixels - 2) * (1 - share) + 1) / pixels
-    outside = (pixels - number) * q
+    levels = torch.from_numpy(_check_thresholds(thresholds)).to(masks.device)
+    masks, pixels = _ops.without(masks, ignore), masks.shape[-2] * masks.shape[-1]
+    number = _ops.number(masks).double()[:, None]
+    q = (max(0, pixels - 2) * (1 - levels) + 1) / pixels
+    outside = (_ops.counted_pixels(masks, ignore)[:, None] - number) * q
     union = number + outside
     expected = number * q * (1 / union + outside * (1 - q) / union**3)
     return _ops.nan_where(number[:, 0] == 0, expected)
 
 
-def _fixed_chance(masks: Tensor, *, threshold: float = 0.5) -> Tensor:
+def _fixed_chance(masks: Tensor, *, threshold: float = 0.5, ignore: Tensor | None = None) -> Tensor:
     """Return (B,): the IoU expected of uniform noise."""
-    return _iou_chance(masks, thresholds=[threshold])[:, 0]
+    return _iou_chance(masks, thresholds=[threshold], ignore=ignore)[:, 0]
 
 
 @metric(
@@ -89,13 +91,16 @@ def _fixed_chance(masks: Tensor, *, threshold: float = 0.5) -> Tensor:
     title="IoU at half the map's range",
     reference="Jaccard 1912; Zhou et al. 2016 (CAM), arXiv:1512.04150, who cut at a share of the largest value",
     chance=_fixed_chance,
+    version=2,
     threshold=0.5,
 )
-def iou_fixed(maps: Tensor, masks: Tensor, *, threshold: float = 0.5) -> Tensor:
+def iou_fixed(maps: Tensor, masks: Tensor, *, threshold: float = 0.5, ignore: Tensor | None = None) -> Tensor:
     """Intersection over union of the mask and the min-max scaled map above one threshold, the same for every image.
 
-    The plainest of the four ways to a segmentation; `iou_otsu` lets each map choose for itself, `iou_best` shows the
-    threshold tuned on validation and the oracle. No holes are filled. Chance: about a q / (a + (1 - a) q) for a mask of
+    Foreground: (v - low) / (high - low) > threshold, computed in float64 of the raw map and not rounded to 8 bits. The
+    plainest of the four ways to a segmentation; `iou_otsu` lets each map choose for itself, `iou_best` shows the
+    threshold tuned on validation and the oracle. No holes are filled. Pixels in `ignore`, bool of the masks' shape,
+    count neither for nor against, but the map is scaled with them. Chance: about a q / (a + (1 - a) q) for a mask of
     area a and a share q of foreground.
 
     >>> maps = torch.tensor([[[9.0, 8.0, 0.0], [1.0, 0.0, 1.0]]])
@@ -103,7 +108,7 @@ def iou_fixed(maps: Tensor, masks: Tensor, *, threshold: float = 0.5) -> Tensor:
     >>> round(iou_fixed(maps, masks).item(), 6)
     0.333333
     """
-    return _ious(maps, masks, [threshold])[:, 0]
+    return _ious(maps, masks, [threshold], ignore)[:, 0]
 
 
 def _as_candidates(means: FloatArray, *, thresholds: Sequence[float], deltas: Sequence[float] = (0.5,)) -> FloatArray:
@@ -119,9 +124,12 @@ def _as_candidates(means: FloatArray, *, thresholds: Sequence[float], deltas: Se
     reference="Jaccard 1912; threshold by validation as in Saporta et al. 2022, doi:10.1038/s42256-022-00536-x",
     chance=_iou_chance,
     pool=Pool(lambda *, thresholds: len(thresholds), _as_candidates, "thresholds"),
+    version=2,
     thresholds=CANDIDATES,
 )
-def iou_best(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES) -> Tensor:
+def iou_best(
+    maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES, ignore: Tensor | None = None
+) -> Tensor:
     """Mean IoU of the class's masks and maps, as `iou_fixed`, at the threshold where that mean is largest.
 
     Returns the IoU at every threshold, (B, T). ``iou_best@oracle`` takes the threshold from the test images and is an
@@ -132,7 +140,7 @@ def iou_best(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] = CANDI
     >>> iou_best(maps, masks, thresholds=[0.0, 0.5]).tolist()
     [[0.5, 1.0]]
     """
-    return _ious(maps, masks, thresholds)
+    return _ious(maps, masks, thresholds, ignore)
 
 
 def _check_deltas(deltas: Sequence[float]) -> FloatArray:

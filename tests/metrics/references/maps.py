@@ -75,8 +75,13 @@ def _scikit_learn(name: str) -> Callable[[Array, Array], float]:
     return score
 
 
+def scaled(map_: Array) -> Array:
+    return (map_ - map_.min()) / (map_.max() - map_.min())
+
+
 def eight_bits(map_: Array) -> Array:
-    return (255 * (map_ - map_.min()) / (map_.max() - map_.min())).astype(np.uint8)
+    """Cut to 8 bits, for metrics whose source does so."""
+    return (255 * scaled(map_)).astype(np.uint8)
 
 
 def _jaccard(segment: Array, mask: Array) -> float:
@@ -102,7 +107,7 @@ def _pooled_ap(case: tuple[Tensor, Tensor]) -> Array:
 
 def _best_jaccard(case: tuple[Tensor, Tensor]) -> Array:
     def at(threshold: float) -> Callable[[tuple[Tensor, Tensor]], Array]:
-        return each(lambda m, g: _jaccard(eight_bits(m) > int(255 * threshold), g))
+        return each(lambda m, g: _jaccard(scaled(m) > threshold, g))
 
     return np.array([at(threshold)(case).mean() for threshold in (0.2, 0.5, 0.8)])
 
@@ -112,6 +117,13 @@ def _visible(map_: Array, mask: Array) -> float:
 
     shown = torch.from_numpy(np.clip(map_, 0, None) / map_.max())
     return float(binary_recall((shown > 0.5).int(), torch.from_numpy(mask).int()))
+
+
+def _visible_outside(map_: Array, mask: Array) -> float:
+    from torchmetrics.functional.classification import binary_specificity
+
+    shown = torch.from_numpy(np.clip(map_, 0, None) / map_.max())
+    return 1 - float(binary_specificity((shown > 0.5).int(), torch.from_numpy(mask).int()))
 
 
 def _near_peak(map_: Array, mask: Array) -> float:
@@ -138,7 +150,7 @@ MAPS: list[Reference] = [
         quantus("AttributionLocalisation", positive_attributions=True),
     ),
     of_maps("iou_otsu", "scikit-image threshold_otsu, SciPy binary_fill_holes, torchmetrics Jaccard", each(_otsu)),
-    of_maps("iou_fixed", "torchmetrics binary_jaccard_index", each(lambda m, g: _jaccard(eight_bits(m) > 127, g))),
+    of_maps("iou_fixed", "torchmetrics binary_jaccard_index", each(lambda m, g: _jaccard(scaled(m) > 0.5, g))),
     of_maps(
         "iou_best",
         "torchmetrics binary_jaccard_index",
@@ -151,6 +163,12 @@ MAPS: list[Reference] = [
         "torchmetrics binary_recall",
         each(_visible),
         own_scores("visible_in_box", thresholds=(0.5,)),
+    ),
+    of_maps(
+        "visible_outside",
+        "torchmetrics binary_specificity, from 1",
+        each(_visible_outside),
+        own_scores("visible_outside", thresholds=(0.5,)),
     ),
     # Quantus adds 1e-7 to every value, which shows in small maps; the index does not depend on the scale
     of_maps("sparseness", "Quantus Sparseness", quantus("Sparseness", absolute=True, scale=1e3)),
