@@ -148,7 +148,7 @@ def exact_ap(some: list[Any]) -> float:
     "heavy-tailed maps: PxAP",
     before="0.0866506",
     source="scikit-learn's average_precision_score on all pixels of a class, min-max scaled in double precision",
-    test="",
+    test="tests/metrics/test_pixels.py::test_the_value_is_scikit_learns_of_all_pixels",
 )
 def pxap_of_a_heavy_tail(folder: Path) -> Pair:
     protocol = benchmark("pxap")

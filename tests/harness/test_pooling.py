@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from sklearn.metrics import average_precision_score
 
 from tests.tiny import tiny_benchmark
 from xaibench import registry
@@ -22,6 +23,7 @@ from xaibench.harness.evaluate import evaluate
 from xaibench.harness.pooling import Pooling, tuned_choices
 from xaibench.harness.records import MapMetric, Records
 from xaibench.harness.run import Run
+from xaibench.metrics import pixel_rows
 from xaibench.metrics.pooled import iou_best, pxap
 from xaibench.reports.tables import print_run
 from xaibench.statistics import Resampling
@@ -75,15 +77,28 @@ def test_the_oracle_chooses_anew_in_every_resample() -> None:
     assert tuned.intervals.columns[0].low < 0.5  # a threshold that stays is
 
 
-def test_classes_choose_for_themselves_and_undefined_pairs_are_left_out() -> None:
+def test_classes_choose_for_themselves_and_undefined_pairs_are_noise() -> None:
     nan = float("nan")
     found = records(
         [[1.0, 0.0, 0.0], [nan] * 3, [0.0, 0.0, 0.4], [0.0, 0.0, 0.2], [nan] * 3, [nan] * 3], [0, 0, 1, 1, 2, 2]
     )
     (oracle,) = Pooling(METRIC, found, "cam").columns(None, **OPTIONS)
+    assert oracle.values == pytest.approx([(1.0 + 0.1) / 2, 0.3, 0.1])  # chance is 0.1 at each threshold
+    assert oracle.defined_values == pytest.approx([1.0, 0.3, nan], nan_ok=True)
+    assert oracle.thresholds == [[0.1], [0.9], [0.5]]
+    assert oracle.chance == pytest.approx([0.1] * 3)
+    found.given_up = {"iou_best": {"cam": "ValueError: no"}}  # what failed has no score
+    (oracle,) = Pooling(METRIC, found, "cam").columns(None, **OPTIONS)
     assert oracle.values == pytest.approx([1.0, 0.3, nan], nan_ok=True)
-    assert oracle.thresholds == [[0.1], [0.9], []]
     assert oracle.intervals.columns[2].method == "bounds"
+
+
+def test_noise_moves_the_choice_of_a_threshold() -> None:
+    nan = float("nan")
+    found = records([[0.5, 0.6, 0.0], [nan] * 3])
+    found.chance[:] = [0.4, 0.1, 0.0]
+    assert Pooling(METRIC, found, "cam").choose()[0].tolist() == [0]  # 0.45 and 0.35; of the map alone 0.5 and 0.6
+    assert tuned_choices([METRIC], found)["cam"]["iou_best"][0].tolist() == [0]
 
 
 def test_of_equal_thresholds_the_middle_is_taken() -> None:
@@ -92,12 +107,25 @@ def test_of_equal_thresholds_the_middle_is_taken() -> None:
 
 def test_pxap_has_one_result_and_no_threshold() -> None:
     metric = MapMetric(pxap, {})
-    histogram = np.zeros((2, 2, 256))
-    histogram[:, 1, 255], histogram[:, 0, 0] = 4, 12  # all of the region above all of the rest
-    one = records(histogram.reshape(2, -1).tolist(), metric=metric)
-    drawn = Resampling(["a", "b"], resamples=200, seed=0)
-    (column,) = Pooling(metric, one, "cam").columns(None, resampling=drawn)
-    assert (column.name, column.values, column.thresholds) == ("pxap", [1.0], None)
+    one = records([[1.0], [1.0], [float("nan")]], metric=metric)
+    masks = torch.zeros(3, 4, 4, dtype=torch.bool)
+    masks[:, 0] = True
+    maps = masks.float()  # all of the region above all of the rest
+    maps[2] = 0
+    one.pixels = {"pxap": {"cam": pixel_rows(maps, masks)}}
+    one.chance[:] = 0.25
+    drawn = Resampling(["a", "b", "c"], resamples=200, seed=0)
+    pooling = Pooling(metric, one, "cam")
+    (column,) = pooling.columns(None, resampling=drawn)
+    noise = [(place + 0.5) / count for count in (4, 12) for place in range(count)]
+    values = [*maps[:2].flatten().tolist(), *noise]
+    wanted = average_precision_score([*masks[:2].flatten().tolist(), *[True] * 4, *[False] * 12], values)
+    assert (column.name, column.thresholds) == ("pxap", None)
+    assert column.values == pytest.approx([wanted], abs=1e-12)
+    assert column.defined_values == [1.0]
+    assert column.chance == [0.25]
+    assert pooling.defined.tolist() == [True, True, False]
+    assert 0 <= column.intervals.columns[0].low < wanted < column.intervals.columns[0].high <= 1
 
 
 class Answer(Explainer):
@@ -220,3 +248,62 @@ def test_without_regions_in_validation_only_the_oracle_is_shown_and_a_note_says_
     assert "iou_best@oracle" in shown
     assert not any(name.endswith("@tuned") for name in shown)
     assert sum("not tuned" in note for note in run.notes) == 1
+
+
+class Leaving(Split):
+    """A split that leaves the upper half of each image out."""
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+        for name in ("classes", "frame", "ids", "patients", "labels", "fingerprint"):
+            setattr(self, name, getattr(split, name))
+
+    def __getitem__(self, index: int) -> Sample:
+        return self._split[index]
+
+    def regions(self, index: int, frame: Any = "input") -> Mapping[int, Region]:
+        return self._split.regions(index, frame)
+
+    def ignored(self, index: int) -> np.ndarray:
+        mask = np.zeros((2, 2), dtype=bool)
+        mask[0] = True
+        return mask
+
+
+def pxap_of(explainer: str = "gradcam", **options: Any) -> list[float]:
+    changes = {key: options.pop(key) for key in ("localization", "dataset") if key in options}
+    run = evaluate("gcm", [explainer], tiny_benchmark(metrics=[{"name": "pxap"}], **changes), device="cpu", **options)
+    found = [score.value for score in run.select(explainer=explainer, metric="pxap")]
+    assert len(found) == 4
+    assert None not in found
+    return found  # type: ignore[return-value]
+
+
+def test_pxap_depends_on_no_batch_and_comes_back_from_the_store(tmp_path: Path) -> None:
+    first = pxap_of(store=tmp_path / "store")
+    assert pxap_of(store=tmp_path / "store") == first
+    # the network's logits differ in the last bits with the batch's size, which swaps ranks of pixels almost alike
+    assert pxap_of(batch_size=1) == pytest.approx(first, abs=1e-4)
+    assert pxap_of(batch_size=28) == pytest.approx(first, abs=1e-4)
+
+
+def test_pxap_in_each_image_s_own_frame_is_of_pixels_of_all_sizes() -> None:
+    found = pxap_of(localization={"frame": "image", "baselines": []})
+    assert all(0 < value < 1 for value in found)
+
+
+def test_what_a_dataset_leaves_out_counts_nowhere() -> None:
+    from xaibench import registry
+    from xaibench.datasets.phantom import phantom
+
+    def half(**options: Any) -> Splits:
+        made = phantom(**options)
+        return replace(made, test=Leaving(made.test))
+
+    options = {"dataset": {"name": "half", "options": tiny_benchmark().dataset.options}}
+    registry.register("datasets", "half", half)
+    try:
+        found, chance = pxap_of("random", **options), pxap_of("random")
+    finally:
+        registry.unregister("datasets", "half")
+    assert found != pytest.approx(chance, abs=1e-3)

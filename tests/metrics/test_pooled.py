@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from xaibench.errors import UsageError
-from xaibench.metrics import Metric, _ops
+from xaibench.metrics import Metric, _ops, pixel_rows
 from xaibench.metrics.boxes import box_iou
 from xaibench.metrics.pooled import iou_best, iou_fixed, max_box_acc, max_box_acc_v2, pxap
 
@@ -34,29 +34,6 @@ def result(metric: Metric, maps: Tensor, masks: Tensor, **options: object) -> np
     return metric.pool.scores(means, **{**metric.parameters, **options})[0]
 
 
-def test_pxap_is_scikit_learns_of_all_pixels() -> None:
-    maps, masks = maps_and_masks()
-    grey = _ops.grey_levels(maps)
-    expected = average_precision_score(masks.flatten(), grey.flatten())
-    assert result(pxap, maps, masks).item() == pytest.approx(expected, abs=1e-12)
-    exact = (maps - maps.amin((1, 2), keepdim=True)) / (
-        maps.amax((1, 2), keepdim=True) - maps.amin((1, 2), keepdim=True)
-    )
-    assert result(pxap, maps, masks).item() == pytest.approx(
-        average_precision_score(masks.flatten(), exact.flatten()), abs=5e-3
-    )  # 256 levels
-
-
-def test_pxap_lets_large_lesions_dominate() -> None:
-    masks = torch.zeros(2, 20, 20, dtype=torch.bool)
-    masks[0, :15, :15] = True
-    masks[1, 18:20, 18:20] = True
-    maps = masks.float()
-    maps[1] = 1 - maps[1]  # the small one missed
-    assert result(pxap, maps, masks).item() > 0.35
-    assert result(pxap, maps.flip(0), masks.flip(0)).item() == pytest.approx(result(pxap, maps, masks).item())
-
-
 def heavy_tailed(batch: int = 6, size: int = 32) -> Tensor:
     """Maps whose largest value is far above the others, as those of gradients are: in 8 bits most are one level."""
     draws = torch.randn(batch, size, size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -67,6 +44,32 @@ def scaled(maps: Tensor) -> Tensor:
     """The maps min-max scaled in float64."""
     low, high = (end.double()[:, None, None] for end in (maps.amin((1, 2)), maps.amax((1, 2))))
     return (maps.double() - low) / (high - low)
+
+
+def of_all(maps: Tensor, masks: Tensor, ignore: Tensor | None = None) -> float:
+    """PxAP of all the maps as one class."""
+    assert pxap.pool is not None
+    assert pxap.pool.pixels is not None
+    return pxap.pool.pixels.exact(pixel_rows(maps, masks, ignore))
+
+
+def test_pxap_is_scikit_learns_of_all_raw_pixels_where_8_bits_would_not_be() -> None:
+    maps, masks = maps_and_masks(6, 32)
+    maps = heavy_tailed().abs() * (1 + 6 * masks)
+    expected = average_precision_score(masks.flatten(), scaled(maps).flatten())
+    cut = average_precision_score(masks.flatten(), _ops.grey_levels(maps).flatten())
+    assert of_all(maps, masks) == pytest.approx(expected, abs=1e-12)
+    assert cut < expected - 0.03
+
+
+def test_pxap_lets_large_lesions_dominate() -> None:
+    masks = torch.zeros(2, 20, 20, dtype=torch.bool)
+    masks[0, :15, :15] = True
+    masks[1, 18:20, 18:20] = True
+    maps = masks.float()
+    maps[1] = 1 - maps[1]  # the small one missed
+    assert of_all(maps, masks) > 0.35
+    assert of_all(maps.flip(0), masks.flip(0)) == pytest.approx(of_all(maps, masks))
 
 
 THRESHOLDS = (0.0, 0.31, 0.5, 0.003, 0.99)
@@ -174,8 +177,9 @@ def test_box_chance_is_what_noise_scores(metric: Metric) -> None:
 
 def test_pxap_chance_is_the_area() -> None:
     masks = maps_and_masks()[1]
-    means = pxap.chance(masks).numpy().mean(0, keepdims=True)
-    assert pxap.pool.scores(means).item() == pytest.approx(masks.double().mean().item(), abs=1e-12)
+    assert pxap.chance(masks)[:, 0].tolist() == masks.double().mean((1, 2)).tolist()
+    noise = torch.rand(masks.shape, generator=torch.Generator().manual_seed(0))
+    assert of_all(noise, masks) == pytest.approx(masks.double().mean().item(), abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,13 @@ class Split(ABC):
                 other. A split that takes `index` alone gives them in its `frame`; see `regions_of`.
         """
 
+    def ignored(self, index: int) -> npt.NDArray[np.bool_] | None:
+        """Return the pixels of image `index` that count neither for nor against a map, (h, w), in a frame of any size.
+
+        None: all count. Of the built-in metrics `pxap` leaves them out.
+        """
+        return None
+
     def own_frame(self, index: int) -> Frame:
         """Return the size that image `index` has before it is brought to `frame`; `frame` where it has no other."""
         return self.frame

@@ -245,6 +245,20 @@ class BatchWork:
             masks.append(mask_in(region, frame, source) if coarse else region.rasterize(frame, source=source))
         return torch.from_numpy(np.stack(masks)).to(self.work.classifier.device)
 
+    def ignored(self, frame: Frame, places: Sequence[int]) -> Tensor | None:
+        """Return which pixels of pairs the dataset leaves out, (n, H, W) in a frame; None where it leaves out none."""
+        split = self.work.split
+        found = [split.ignored(self.pairs[place][0]) for place in places]
+        if all(mask is None for mask in found):
+            return None
+        masks = [
+            np.zeros((frame.height, frame.width), dtype=bool)
+            if mask is None
+            else Region(np.empty((0, 4)), Frame(*mask.shape), mask).rasterize(frame, source="mask")
+            for mask in found
+        ]
+        return torch.from_numpy(np.stack(masks)).to(self.work.classifier.device)
+
     def _given(self, name: str, row: int) -> Region:
         """Return a mask that the dataset gives with an image."""
         mask = self._images.samples[row - self.rows.start].meta.get(name)

@@ -1,15 +1,18 @@
-"""Metrics of a whole dataset: the pairs' statistics, averaged, and the threshold that they choose, as scores."""
+"""Metrics of a whole dataset: the pairs' statistics, averaged, or their pixels, and the threshold that they choose."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from xaibench.harness.records import MapMetric, Records
+from xaibench.metrics._pixels import Row, histograms
+from xaibench.metrics.base import PixelStatistic
 from xaibench.statistics import Intervals
 from xaibench.statistics.bootstrap import statistic_intervals
 
@@ -39,7 +42,9 @@ class PooledColumn:
 
 
 class Pooling:
-    """A pooled metric's statistics of one explainer on one split.
+    """A dataset-level metric's statistics of one explainer on one split.
+
+    A pair whose map is undefined counts as noise, in values, choices and intervals, unless the metric failed.
 
     Args:
         metric: with a pool.
@@ -53,12 +58,18 @@ class Pooling:
         self.parameters = {**metric.metric.parameters, **metric.parameters}
         start = records.columns.index(metric.names()[0])
         columns = slice(start, start + len(metric.names()))
-        self.statistics, self.noise = records.values[explainer][:, columns], records.chance[:, columns]
+        own, self.noise = records.values[explainer][:, columns], records.chance[:, columns]
         self.images, of = records.pair_images, records.pair_targets
-        self.defined: npt.NDArray[np.bool_] = np.asarray(np.isfinite(self.statistics).all(1))
+        self.defined: npt.NDArray[np.bool_] = np.asarray(np.isfinite(own).all(1))
+        failed = explainer in records.given_up.get(self.name, {})
+        counts = metric.metric.corrected and not failed
+        self.statistics = np.where(self.defined[:, None], own, self.noise) if counts else own
+        counted: npt.NDArray[np.bool_] = np.asarray(np.isfinite(self.statistics).all(1))
         self.targets = sorted(set(of.tolist()))
-        self.rows = {target: np.flatnonzero((of == target) & self.defined) for target in self.targets}
         self.all_rows = {target: np.flatnonzero(of == target) for target in self.targets}
+        self.rows = {target: rows[counted[rows]] for target, rows in self.all_rows.items()}
+        self.defined_rows = {target: rows[self.defined[rows]] for target, rows in self.all_rows.items()}
+        self.pixels = records.pixels.get(self.name, {}).get(explainer, [])
 
     def choose(self) -> Choices:
         """Return each class's best thresholds: of equals the middle one, as the edge of a plateau is the least sure."""
@@ -90,34 +101,40 @@ class Pooling:
     def _column(
         self, name: str, at: Choices | None, chosen: Choices | None, options: Mapping[str, Any]
     ) -> PooledColumn:
+        of_class = [self._class(target, self.rows[target], at) for target in self.targets]
+
         def statistic(weights: Array) -> Array:
-            found = [self._value(weights[:, self.images[self.rows[k]]], self.rows[k], k, at) for k in self.targets]
-            return np.stack(found, axis=1)
+            return np.stack([own(weights[:, self.images[own.rows]]) for own in of_class], axis=1)
 
         options = dict(options)
         drawn = options.pop("resampling")
         images = np.arange(len(drawn.index))
-        patients = [drawn.patients(np.isin(images, self.images[self.rows[k]])) for k in self.targets]
-        values = statistic(np.ones((1, len(images))))[0]
+        patients = [drawn.patients(np.isin(images, self.images[own.rows])) for own in of_class]
         intervals = statistic_intervals(statistic, drawn, patients=patients, **options)
+        values = [own.value for own in of_class]
+        defined = [
+            own.value if len(own.rows) == len(rows) else self._class(target, rows, at).value
+            for own, (target, rows) in zip(of_class, self.defined_rows.items(), strict=True)
+        ]
         chance = [float(self._noise(target, at)) for target in self.targets]
-        return PooledColumn(name, values.tolist(), values.tolist(), chance, intervals, self._thresholds(chosen))
+        return PooledColumn(name, values, defined, chance, intervals, self._thresholds(chosen))
+
+    def _class(self, target: int, rows: npt.NDArray[np.intp], at: Choices | None) -> _Class:
+        if self.pool.pixels is not None:
+            return _PixelClass(rows, [self.pixels[row] for row in rows] if self.pixels else [], self.pool.pixels)
+        return _Class(rows, self.statistics[rows], partial(self._picked, target=target, at=at))
 
     def _noise(self, target: int, at: Choices | None) -> float:
-        noise = self.noise[self.all_rows[target]]
-        noise = noise[np.isfinite(noise).all(1)]
-        return float(self._picked(noise.mean(0, keepdims=True), target, at)[0]) if len(noise) else float("nan")
-
-    def _value(self, weights: Array, rows: npt.NDArray[np.intp], target: int, at: Choices | None) -> Array:
-        """Return (r,): a class's score under weights (r, rows); NaN where none of them is drawn."""
-        total = weights.sum(1, keepdims=True)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means = weights @ self.statistics[rows] / total
-        drawn = (total > 0)[:, 0]
-        found = np.full(len(weights), np.nan)
-        if drawn.any():
-            found[drawn] = self._picked(means[drawn], target, at)
-        return found
+        rows = self.all_rows[target]
+        rows = rows[np.isfinite(self.noise[rows]).all(1)]
+        if not len(rows):
+            return float("nan")
+        if self.pool.pixels is not None and self.pixels:  # the share of all pixels that lies in a mask
+            inside, outside = np.array(
+                [(len(self.pixels[row].inside), len(self.pixels[row].outside)) for row in rows]
+            ).sum(0)
+            return float(inside / (inside + outside))
+        return float(self._picked(self.noise[rows].mean(0, keepdims=True), target, at)[0])
 
     def _picked(self, means: Array, target: int, at: Choices | None) -> Array:
         scores = self._scores(means)
@@ -139,6 +156,55 @@ class Pooling:
         assert self.pool.thresholds is not None
         values: Sequence[float] = self.parameters[self.pool.thresholds]
         return [[float(values[place]) for place in chosen.get(target, ())] for target in self.targets]
+
+
+class _Class:
+    """A class's score as a function of the weights of its pairs.
+
+    Args:
+        rows: n pairs.
+        statistics: (n, C), whose weighted mean `score` turns into numbers.
+        score: of (r, C) means.
+    """
+
+    def __init__(self, rows: npt.NDArray[np.intp], statistics: Array, score: Callable[[Array], Array]) -> None:
+        self.rows, self._statistics, self._score = rows, statistics, score
+
+    @property
+    def value(self) -> float:
+        return float(self(np.ones((1, len(self.rows))))[0])
+
+    def __call__(self, weights: Array) -> Array:
+        """Return (r,) scores under weights (r, n); NaN where no pair is drawn."""
+        total = weights.sum(1, keepdims=True)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = weights @ self._statistics / total
+        drawn = (total > 0)[:, 0]
+        found = np.full(len(weights), np.nan)
+        if drawn.any():
+            found[drawn] = self._score(means[drawn])
+        return found
+
+
+class _PixelClass(_Class):
+    """The score of all pixels: exact for the pairs as they are, from histograms for resamples of them."""
+
+    def __init__(self, rows: npt.NDArray[np.intp], pixels: Sequence[Row], statistic: PixelStatistic) -> None:
+        if not len(pixels):
+            super().__init__(rows[:0], np.empty((0, 2)), statistic.binned)
+            self._exact = self._off = float("nan")
+            return
+        super().__init__(rows, histograms(pixels), statistic.binned)
+        self._exact = statistic.exact(pixels)
+        binned = super().__call__(np.ones((1, len(rows))))
+        self._off = self._exact - float(binned[0])  # what the histograms' levels cost, for the pairs as they are
+
+    @property
+    def value(self) -> float:
+        return self._exact
+
+    def __call__(self, weights: Array) -> Array:
+        return super().__call__(weights) + self._off
 
 
 def _middle(best: npt.NDArray[np.bool_]) -> int:

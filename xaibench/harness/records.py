@@ -13,6 +13,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from xaibench.errors import NotApplicableError
+from xaibench.metrics._pixels import Row
 from xaibench.metrics.base import ASKS_NETWORK, Metric
 from xaibench.metrics.explained import Explained
 from xaibench.types import Sample
@@ -33,6 +34,11 @@ class MapMetric:
     def chooses(self) -> bool:
         """Does it choose a threshold of the map, for a whole class?"""
         return self.metric.pool is not None and self.metric.pool.thresholds is not None
+
+    @property
+    def keeps_pixels(self) -> bool:
+        """Is it made of all pixels of a class's maps?"""
+        return self.metric.pool is not None and self.metric.pool.pixels is not None
 
     def names(self) -> list[str]:
         """Return the names of its columns: one, one for each point of a curve, or ``NAME#0``, ... to be pooled."""
@@ -85,6 +91,7 @@ class Records:
         given_up: metric to explainer to the reason why its columns are NaN there.
         seconds: "forward", each explainer's time, "metric:NAME" each metric's, and "metrics" for all of them.
         faults: explainer to what it did wrong without being given up, each with the remedy.
+        pixels: metric to explainer to the pixels of each pair, (P,), of metrics that are made of them.
     """
 
     logits: npt.NDArray[np.float64]
@@ -99,6 +106,7 @@ class Records:
     given_up: dict[str, dict[str, str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=dict)
+    pixels: dict[str, dict[str, list[Row]]] = field(default_factory=dict)
 
 
 def _dict_of_dicts() -> dict[str, dict[str, str]]:
@@ -170,6 +178,7 @@ class Part:
         failed, chance_failed, given_up: as in `Records`.
         undefined, explained: explainer to how many of its maps are not finite, and to how many there are.
         left: explainer to what it left on the classifier.
+        pixels: as in `Records`, of these images; of a metric that was given up they are not there.
         offers: explainer to its maps of pairs that the sheet wants.
         plain: explainer to class index to what it does with images without a region; `offers` and `plain` are gone once
             `xaibench.harness.settling.Settling` took the part.
@@ -187,6 +196,7 @@ class Part:
     undefined: dict[str, int] = field(default_factory=dict)
     explained: dict[str, int] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    pixels: dict[str, dict[str, list[Row]]] = field(default_factory=dict)
     offers: dict[str, list[Offer]] = field(default_factory=dict)
     plain: dict[str, dict[int, Plain]] = field(default_factory=dict)
 
@@ -225,6 +235,15 @@ def join(parts: Sequence[Part], metrics: Sequence[MapMetric], names: Sequence[st
         given_up={name: dict(reasons) for name, reasons in given_up.items() if reasons},
         seconds=dict(seconds),
         faults=_faults(parts),
+        pixels={
+            metric.metric.name: {
+                name: [row for part in parts for row in part.pixels.get(metric.metric.name, {}).get(name, [])]
+                for name in done
+                if name not in given_up[metric.metric.name]
+            }
+            for metric in metrics
+            if metric.keeps_pixels
+        },
     )
     start = 0
     for metric in metrics:

@@ -20,6 +20,7 @@ from xaibench.harness.kept import Pairs
 from xaibench.harness.records import MapMetric, Part, most_columns_first, side_by_side
 from xaibench.memory import out_of_memory
 from xaibench.metrics._ops import ends, forget
+from xaibench.metrics._pixels import Row, pixel_rows
 from xaibench.metrics._randomized import forget_randomized
 from xaibench.metrics.explained import Explained
 from xaibench.registry import one_line
@@ -179,7 +180,7 @@ class Scores:
     def _metric(self, metric: MapMetric, part: Part) -> npt.NDArray[np.float64]:
         batch, explainer, name = self._batch, self._maps.name, metric.metric.name
         rows = len(self._maps.pairs)
-        key = batch.at.metric_key(name) if batch.at else None
+        key = batch.at.metric_key(name) if batch.at and not metric.keeps_pixels else None
         seconds = self._about.setdefault("metric seconds", {})
         if key is not None and key in self._arrays:
             self._spent(part, name, float(seconds.get(name, 0.0)))
@@ -194,6 +195,8 @@ class Scores:
         began = time.perf_counter()
         try:
             scores = self._computed(metric, maps)
+            if metric.keeps_pixels:
+                part.pixels.setdefault(name, {})[explainer] = self._pixels(metric)
         except SideEffectError as error:
             forget_randomized(batch.work.classifier)  # which share its tensors
             if batch.at:
@@ -230,6 +233,17 @@ class Scores:
             masks = self._batch.masks_in(metric, frame, places)
             found[places] = self._guarded(metric, self._in_frame(frame, places), masks)
         return found
+
+    def _pixels(self, metric: MapMetric) -> list[Row]:
+        """Return the pixels of each pair's map, in and outside its region."""
+        batch, found = self._batch, dict[int, Row]()
+        if frame := batch.work.frame:
+            ignored = batch.ignored(frame, range(len(self._maps.pairs)))
+            return pixel_rows(self._scored, batch.masks_of(metric), ignored)
+        for frame, places in together([region.frame for _, region in batch.own_regions]):
+            masks, ignored = batch.masks_in(metric, frame, places), batch.ignored(frame, places)
+            found |= dict(zip(places, pixel_rows(self._in_frame(frame, places), masks, ignored), strict=True))
+        return [found[place] for place in range(len(found))]
 
     def _in_frame(self, frame: Frame, places: Sequence[int]) -> Tensor:
         """Return maps in a frame; the last ones are held, as all metrics of pairs of one size ask for the same."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from xaibench.harness.batch import Sheet
 from xaibench.harness.records import Offer, Part, Plain
+from xaibench.metrics._pixels import Spool
 
 
 class Settling:
@@ -23,9 +24,13 @@ class Settling:
         self._sheet = sheet
         self.failed: dict[str, str] = {}
         self.given_up: dict[str, dict[str, str]] = {}
+        self._spool = Spool()
 
     def take(self, part: Part) -> Part:
-        """Drop from a part what was given up before it, show the sheet what it wants, and return the part."""
+        """Drop from a part what was given up before it, show the sheet what it wants, and return the part.
+
+        Its pixels go to a temporary file, which lasts as long as they are referred to.
+        """
         for name in self.failed:
             _drop(part, name)
         for metric, reasons in part.given_up.items():
@@ -34,6 +39,10 @@ class Settling:
         for name in {*part.offers, *part.plain}:
             self._shown(name, part)
         part.offers, part.plain = {}, {}
+        part.pixels = {
+            metric: {name: [self._spool.add(row) for row in rows] for name, rows in of.items()}
+            for metric, of in part.pixels.items()
+        }
         note(part, self.failed, self.given_up)
         return part
 
@@ -82,6 +91,8 @@ def _drop(part: Part, name: str) -> None:
     part.plain.pop(name, None)
     for reasons in part.given_up.values():
         reasons.pop(name, None)
+    for rows in part.pixels.values():
+        rows.pop(name, None)
 
 
 def copied(given_up: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:

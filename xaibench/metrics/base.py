@@ -18,6 +18,19 @@ ASKS_NETWORK: tuple[Category, ...] = ("faithfulness", "robustness", "randomizati
 
 
 @dataclass(frozen=True)
+class PixelStatistic:
+    """A statistic of all pixels of a class's maps together, which no mean over the pairs gives.
+
+    Attributes:
+        exact: ``exact(rows)`` of the pairs' pixels, `xaibench.metrics._pixels.Row` each, is the score.
+        binned: ``binned(means)`` of (r, 2 L) mean histograms, outside and inside the masks, are (r,) scores: resamples.
+    """
+
+    exact: Callable[..., float]
+    binned: Callable[..., Any]
+
+
+@dataclass(frozen=True)
 class Pool:
     """How a metric of a whole dataset is made of statistics (B, C) of its pairs, which `Metric.compute` then returns.
 
@@ -29,11 +42,14 @@ class Pool:
         columns: ``columns(**parameters)`` is C.
         scores: as said; in numpy, one row a resample.
         thresholds: the parameter whose T values they are; None where there is none to choose (J = T = 1).
+        pixels: the score is made of all pixels instead, which are then kept on disk; `compute` returns (B, 1), each
+            pair's own score, and `chance` (B, 1), the areas of the masks.
     """
 
     columns: Callable[..., int]
     scores: Callable[..., Any]
     thresholds: str | None = None
+    pixels: PixelStatistic | None = None
 
     def names(self, metric: str) -> list[str]:
         """Return the names of its results, such as ``iou_best@tuned`` and ``iou_best@oracle``."""

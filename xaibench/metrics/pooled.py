@@ -1,12 +1,14 @@
 """Localization metrics of a whole dataset, and the threshold of the map that they choose.
 
 A `Metric` with a `Pool`: ``compute(maps, masks)`` returns statistics (B, C) of each pair, NaN for an empty mask and for
-a constant or non-finite map; the harness averages them by class and makes the score of the means, in every resample of
-the patients anew. Where a threshold is chosen, both choices stand in the result: ``NAME@oracle`` is the best on the
-test images themselves, which has seen the answers, ``NAME@tuned`` the best on validation, where that has regions.
+a constant or non-finite map, which the harness counts as noise, also where it chooses a threshold; it averages them by
+class and makes the score of the means, in every resample of the patients anew. Where a threshold is chosen, both
+choices stand in the result: ``NAME@oracle`` is the best on the test images themselves, which has seen the answers,
+``NAME@tuned`` the best on validation, where that has regions.
 
-The map is min-max scaled to 8 bits (signed: zero plays no part), and foreground lies strictly above the grey level
-``int(255 threshold)``, as in `xaibench.metrics.boxes`. Chance functions return the statistics of uniform noise.
+The map is min-max scaled (signed: zero plays no part), and foreground lies strictly above the threshold. Metrics of
+boxes cut the scaled map to 8 bits, as wsolevaluation does, and compare with the grey level ``int(255 threshold)``; the
+others don't. Chance functions return the statistics of uniform noise.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ import torch
 from torch import Tensor
 
 from xaibench.errors import UsageError
-from xaibench.metrics import _ops
+from xaibench.metrics import _ops, _pixels
 from xaibench.metrics._boxes import FloatArray
 from xaibench.metrics._noise import noise_of
-from xaibench.metrics.base import Pool, metric
+from xaibench.metrics.base import PixelStatistic, Pool, metric
 from xaibench.metrics.boxes import _best_iou, _check_thresholds, _largest_iou, _levels, _regions, box_ious
 
 CANDIDATES = tuple(round(0.01 * step, 2) for step in range(100))
@@ -29,28 +31,6 @@ CANDIDATES = tuple(round(0.01 * step, 2) for step in range(100))
 
 DELTAS = (0.3, 0.5, 0.7)
 """IoU that a box must reach (Choe et al. 2020, PAMI version)."""
-
-GREY = 256
-
-
-def _histograms(maps: Tensor, masks: Tensor) -> Tensor:
-    """Return (B, 2, 256) float64: how many pixels outside the mask, and in it, have each grey level."""
-    _ops.check_maps(maps, masks)
-    return _ops.nan_where(_ops.undefined(maps, masks), _ops.once(_counted, maps, masks))
-
-
-def _counted(maps: Tensor, masks: Tensor) -> Tensor:
-    if maps.device.type == "cpu":
-        rows = zip(_ops.grey(maps).flatten(1).numpy(), _ops.places(masks), strict=True)
-        counts = np.array([np.bincount(row.take(at), minlength=GREY) for row, at in rows], dtype=np.float64)
-        inside = torch.from_numpy(counts.reshape(-1, GREY))
-        return torch.stack([_ops.grey_histograms(maps) - inside, inside], dim=1)
-    pieces = [torch.zeros(0, 2, GREY, dtype=torch.float64, device=maps.device)]
-    for levels, within in _ops.chunks(_ops.grey(maps), masks):
-        slots = torch.arange(len(levels), device=maps.device)[:, None, None] * 2 + within
-        flat = (slots * GREY + levels).flatten()
-        pieces.append(torch.bincount(flat, minlength=2 * GREY * len(levels)).reshape(-1, 2, GREY).double())
-    return torch.cat(pieces)
 
 
 def _ious(maps: Tensor, masks: Tensor, thresholds: Sequence[float], ignore: Tensor | None) -> Tensor:
@@ -254,28 +234,9 @@ def max_box_acc_v2(
     return _accuracies(1, maps, masks, thresholds, deltas)
 
 
-def _pooled_precision(means: FloatArray) -> FloatArray:
-    """Return (r, 1, 1): average precision of (r, 512) histograms, as scikit-learn's of the pixels themselves."""
-    above = means.reshape(-1, 2, GREY)[:, :, ::-1].cumsum(-1)
-    inside, passed = above[:, 1], above.sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(passed > 0, inside / passed, 0.0)
-        gained = np.diff(inside, axis=-1, prepend=0.0)
-        area: FloatArray = (precision * gained).sum(-1) / inside[:, -1]
-    return area[:, None, None]
-
-
 def _pxap_chance(masks: Tensor) -> Tensor:
-    """Return (B, 512): the histograms expected of uniform noise, whose average precision is the area of the masks.
-
-    The largest pixel alone has level 255, the smallest level 0; the others are spread evenly over levels 0 to 254.
-    """
-    pixels, number = masks.shape[-2] * masks.shape[-1], _ops.number(masks).double()
-    spread = torch.full((GREY,), max(0, pixels - 2) / (GREY - 1) / pixels, dtype=torch.float64, device=masks.device)
-    spread[-1] = 0
-    spread[[0, -1]] += 1 / pixels
-    counts = torch.stack([pixels - number, number], dim=1)[:, :, None] * spread
-    return _ops.nan_where(number == 0, counts.flatten(1))
+    """Return (B, 1): the area of the mask, the average precision expected of uniform noise."""
+    return _ops.area(masks)[:, None]
 
 
 @metric(
@@ -286,18 +247,27 @@ def _pxap_chance(masks: Tensor) -> Tensor:
     title="PxAP (pixels of all images)",
     reference="Choe et al. 2020, arXiv:2001.07437; wsolevaluation; scikit-learn's average_precision_score",
     chance=_pxap_chance,
-    pool=Pool(lambda: 2 * GREY, _pooled_precision),
+    version=2,
+    pool=Pool(
+        lambda: 1,
+        lambda means: means[:, :, None],
+        pixels=PixelStatistic(_pixels.average_precision, _pixels.binned_average_precision),
+    ),
 )
-def pxap(maps: Tensor, masks: Tensor) -> Tensor:
+def pxap(maps: Tensor, masks: Tensor, *, ignore: Tensor | None = None) -> Tensor:
     """Area under the precision-recall curve of all pixels of the class's images together, each map min-max scaled.
 
-    Returns histograms of 256 grey levels outside and inside the mask, (B, 512): 4 KB a pair, whatever the image's size;
-    wsolevaluation cuts at 1000 levels. No threshold is chosen. Large lesions dominate: `pixel_ap` weighs every image
-    alike. Chance: the share of all pixels that lies in a mask.
+    Exact: every value is a threshold, as in scikit-learn; wsolevaluation cuts at 1000 levels. Pixels where `ignore`
+    (B, H, W) holds count nowhere, as there. No threshold is chosen. Large lesions dominate: `pixel_ap` weighs every
+    image alike. Returns each image's own value, (B, 1); that of a class is no mean of them, and a run makes it of all
+    pixels: ``pxap.pool.pixels.exact(xaibench.metrics.pixel_rows(maps, masks))``. Chance: the share of all pixels that
+    lies in a mask.
 
     >>> maps = torch.tensor([[[4.0, 3.0], [3.5, 1.0]]])
     >>> masks = torch.tensor([[[True, True], [False, False]]])
-    >>> round(float(pxap.pool.scores(pxap(maps, masks).numpy())[0, 0, 0]), 6)  # (1 + 2/3) / 2
+    >>> round(pxap(maps, masks).item(), 6)  # (1 + 2/3) / 2
     0.833333
     """
-    return _histograms(maps, masks).flatten(1)
+    rows = _pixels.pixel_rows(maps, masks, ignore)
+    own = [_pixels.average_precision([row]) if row.defined else float("nan") for row in rows]
+    return torch.tensor(own, dtype=torch.float64, device=maps.device)[:, None]

@@ -14,6 +14,7 @@ from torch import Tensor
 from xaibench import registry
 from xaibench.classifiers.base import Classifier
 from xaibench.explainers.base import Explainer
+from xaibench.metrics import pixel_rows
 from xaibench.types import Prediction
 
 Array = np.ndarray
@@ -117,8 +118,10 @@ class Reference:
 
 
 def own(name: str, case: Any, **parameters: Any) -> Array:
-    """Return our scores of a case, an `Explained` or maps and masks; of a pooled metric those of mean statistics."""
+    """Return our scores of a case, an `Explained` or maps and masks; of a pooled metric those of the whole case."""
     metric = registry.get("metrics", name).load()
+    if metric.pool is not None and metric.pool.pixels is not None:
+        return np.array([metric.pool.pixels.exact(pixel_rows(*case))])
     scores = metric(*(case if isinstance(case, tuple) else (case,)), **parameters)
     if metric.pool is None:
         return scores.numpy()

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from tests.metrics.references.base import Array, Cases, Drawn, Kind, Reference, own_scores
-from xaibench.metrics import _ops
 
 
 @cache
@@ -102,7 +101,8 @@ def _pooled_ap(case: tuple[Tensor, Tensor]) -> Array:
     from sklearn.metrics import average_precision_score
 
     maps, masks = case
-    return np.array([average_precision_score(masks.flatten(), _ops.grey_levels(maps).flatten())])
+    pixels = np.concatenate([scaled(map_.numpy()).ravel() for map_ in maps])
+    return np.array([average_precision_score(masks.numpy().ravel(), pixels)])
 
 
 def _best_jaccard(case: tuple[Tensor, Tensor]) -> Array:
