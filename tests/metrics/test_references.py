@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from tests.metrics.references import REFERENCES, WITHOUT_REFERENCE, Reference
+from tests.metrics.references.base import SHARED
+from tests.metrics.references.maps import map_cases
 from xaibench import registry
 from xaibench.errors import UsageError
 from xaibench.metrics import _ops
@@ -37,6 +41,62 @@ def test_reference_agrees(reference: Reference) -> None:
         seen.append(ours[compared])
     values = np.concatenate(seen)
     assert len(values) == 1 or np.ptp(values) > 1e-3  # scores that are all alike would prove nothing
+
+
+def taken(source: str) -> set[tuple[str, str]]:
+    """Return what a module takes from the modules of `xaibench.metrics`: (module, name), "" for all of it."""
+    tree, modules, found = ast.parse(source), {}, set[tuple[str, str]]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("xaibench.metrics"):
+            inner = (node.module or "").removeprefix("xaibench.metrics").strip(".")
+            for name in node.names:
+                if inner:
+                    found.add((inner, name.name))
+                else:
+                    modules[name.asname or name.name] = name.name
+        elif isinstance(node, ast.Import):
+            found |= {(name.name, "") for name in node.names if name.name.startswith("xaibench.metrics")}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            found.add((modules[node.value.id], node.attr))
+    return found
+
+
+def test_references_take_nothing_that_we_made_of_a_map() -> None:
+    folder = Path(__file__).parent / "references"
+    files = [file for file in folder.glob("*.py") if file.name != "base.py"]  # which calls our side
+    assert len(files) >= 5
+    wrong = {
+        (file.name, *one) for file in files for one in taken(file.read_text()) if one[1] not in SHARED.get(one[0], ())
+    }
+    assert not wrong
+
+
+def test_what_a_reference_takes_is_found() -> None:
+    source = "from xaibench.metrics import _ops\nfrom xaibench.metrics.boxes import box_ious\n_ops.grey(maps)\n"
+    assert taken(source) == {("_ops", "grey"), ("boxes", "box_ious")}
+    assert taken("import xaibench.metrics._ops") == {("xaibench.metrics._ops", "")}
+
+
+OF_MAPS = [reference for reference in REFERENCES if reference.kind.own is map_cases]
+
+
+@pytest.mark.parametrize("reference", OF_MAPS, ids=lambda reference: f"{reference.metric}-{reference.source}")
+def test_references_are_given_the_raw_maps(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of our steps runs on their side, and what it is given is what our side gets."""
+    pytest.importorskip("quantus")
+    pytest.importorskip("torchmetrics")
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("a reference asked for a step of ours")
+
+    maps, masks = next(iter(map_cases().values()))
+    kept = maps.clone(), masks.clone()
+    for step in ("once", "ends", "grey", "grey_levels", "sides", "above", "otsu_segmentation", "visible_share", "sort"):
+        monkeypatch.setattr(_ops, step, refused)
+    reference.theirs((maps, masks))
+    assert torch.equal(maps, kept[0])
+    assert torch.equal(masks, kept[1])
 
 
 def test_every_metric_has_a_reference_or_says_why_not() -> None:

@@ -22,6 +22,16 @@ Cases = Mapping[str, Any]
 """Name of a case ("random", "ccm, real") to what both sides take: maps and masks, or an `Explained`."""
 
 
+SHARED = {
+    "_rerun": {"neighbours", "noise", "explain"},
+    "_randomized": {"Order", "randomized"},
+    "_perturb": {"baseline", "superpixels", "cell_numbers", "subsets", "alone"},
+    "axioms": {"cells"},
+    "explained": {"Explained"},
+}
+"""Modules of `xaibench.metrics` to what a reference may take from them: nothing that was computed of a map."""
+
+
 @dataclass(frozen=True, eq=False)
 class Drawn:
     """Radiographs and what explains them.
@@ -83,6 +93,10 @@ class Kind:
 @dataclass(frozen=True)
 class Reference:
     """Another implementation of a metric.
+
+    It gets the raw map, never what we made of it: cut, scaled, sorted, averaged or segmented by our own steps, it would
+    agree with our mistakes. What both sides must share, as it is drawn at random or is no part of the definition
+    (neighbours, hidden pixels, random weights), is in `SHARED`; `test_references` allows nothing else.
 
     Args:
         metric: our registered name.

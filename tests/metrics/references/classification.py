@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.metrics.references.base import Array, Cases, Drawn, Kind, Reference
-from xaibench.metrics.classification import roc_auc
+from xaibench import registry
 
 
 def tied_scores() -> Cases:
@@ -34,7 +34,7 @@ CLASSIFICATION = [
         "roc_auc",
         "torchmetrics binary_auroc",  # in float32
         _torchmetrics,
-        lambda case: np.array([roc_auc(*case)]),
+        lambda case: np.array([registry.get("metrics", "roc_auc").load()(*case)]),
         kind=Kind(tied_scores, predicted),
     )
 ]

@@ -258,9 +258,10 @@ def faithfulness_correlation(given: Explained) -> Array:
 
 def of_cells(given: Explained) -> Explained:
     """Give each pixel the mean of its cell, so that a step of a cell's pixels in the map's order is that cell."""
-    numbers = _perturb.cell_numbers(given, cells_of(given))
-    means, _ = _perturb.part_means(given, numbers)
-    return replace(given, maps=means.gather(1, numbers.flatten(1)).reshape(given.maps.shape), shared={})
+    number, maps = cells_of(given), given.maps.double().numpy()
+    side = maps.shape[-1] // number
+    means = maps.reshape(len(maps), number, side, number, side).mean((2, 4))
+    return replace(given, maps=torch.from_numpy(means.repeat(side, 1).repeat(side, 2)), shared={})
 
 
 def faithfulness_estimate(given: Explained) -> Array:
@@ -385,7 +386,7 @@ FAITHFULNESS = [
         "faithfulness_estimate",
         "Quantus FaithfulnessEstimate",
         faithfulness_estimate,
-        lambda given: own_of_cells("faithfulness_estimate", **_BLACK)(of_cells(given)),
+        own_of_cells("faithfulness_estimate", **_BLACK),
     ),
     of_scores(
         "sensitivity_n",
