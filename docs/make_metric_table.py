@@ -3,9 +3,9 @@
     python docs/make_metric_table.py [--nih-sample DIR]
 
 The metrics come from the registry, the implementations from tests/metrics/references: an entry added there appears
-here. Both sides get the raw maps. Maps: random ones, and GCM (CCM) and Grad-CAM maps of the shipped checkpoint on drawn radiographs; with
---nih-sample also of real ones, from a folder with a part of ChestX-ray8 (docs show numbers, no image). A quarter of an
-hour, as most of the other implementations ask the network image by image.
+here. Both sides get the raw maps: random ones, and GCM (CCM) and Grad-CAM maps of the shipped checkpoint on drawn
+radiographs; with --nih-sample also of real ones, from a folder with a part of ChestX-ray8 (docs show numbers, no
+image). A quarter of an hour, as most of the other implementations ask the network image by image.
 """
 
 from __future__ import annotations
