@@ -27,6 +27,7 @@ from xaibench.classifiers.base import Classifier
 from xaibench.explainers.base import Explainer
 from xaibench.harness.run import Run
 from xaibench.harness.setup import load_splits
+from xaibench.metrics import localization
 from xaibench.metrics.base import metric
 from xaibench.types import Frame, Prediction
 
@@ -201,6 +202,35 @@ def best_iou_of_a_heavy_tail(folder: Path) -> Pair:
 
     found = value(scored(heavy_tailed, protocol), "iou_best@oracle")
     return Pair(found, mean_over_classes(heavy_tailed, protocol, best))
+
+
+def almost_constant(name: str, target: int) -> npt.NDArray[np.float32]:
+    """Return a map of 0.9 with its peak in the corner."""
+    found = np.full((SIZE, SIZE), 0.9, dtype=np.float32)
+    found[-1, -1] = 1
+    return found
+
+
+@case(
+    SECTION,
+    "nearly constant maps with the peak outside the box: share visible of the box, and of the rest of the image",
+    before="1, not measured",
+    source="numpy: above half the maximum, inside and outside",
+    test="tests/metrics/test_localization.py::test_outside_is_inside_of_all_else_and_over_coverage_shows",
+)
+def over_coverage(folder: Path) -> Pair:
+    known = ["visible_in_box", "visible_outside"][: 1 + hasattr(localization, "visible_outside")]
+    found = scored(almost_constant, benchmark(*known))
+    values = [value(found, f"{name}@0.50") for name in known]
+    inside, outside = (
+        mean_over_classes(
+            almost_constant,
+            benchmark(),
+            lambda some, side=side: float(np.mean([(one > 0.5)[mask == side].mean() for one, mask in some])),
+        )
+        for side in (True, False)
+    )
+    return Pair(values if len(values) == 2 else [*values, "not measured"], [inside, outside])
 
 
 # what decides a number, and what does not

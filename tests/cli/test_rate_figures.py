@@ -74,7 +74,18 @@ def test_figures_are_written_and_named(run: Path, tmp_path: Path, capsys: pytest
     printed = [Path(line) for line in capsys.readouterr().out.splitlines()]
     names = ["5-ccm-cwm", "6-cardiomegaly", "7-pneumothorax", "8-effusion", "9-no-finding"]
     grids = [f"figure-{name}" for name in names]
-    scores = ["roc-auc", "hit-rate", "pointing-game", "energy", "iou-otsu", "visible-in-box-0-50"]
+    scores = [
+        "roc-auc",
+        "average-precision",
+        "sensitivity",
+        "specificity",
+        "calibration-error",
+        "hit-rate",
+        "pointing-game",
+        "energy",
+        "iou-otsu",
+        "visible-in-box-0-50",
+    ]
     charts = [*(f"forest-{name}" for name in scores), "roc", "curve-visible-in-box"]
     kinds = ("png", "pdf", "svg")
     assert [path.name for path in printed] == [f"{name}.{kind}" for name in grids + charts for kind in kinds]

@@ -75,7 +75,7 @@ def test_metrics_asked_for_replace_the_benchmark_s(tiny: Path, capsys: pytest.Ca
     assert main([*common, "-m", "hit_rate,energy", "-m", "average_*"]) == 0
     printed = json.loads(capsys.readouterr().out)
     found = {score["metric"] for score in printed["scores"]}
-    assert found == {"hit_rate", "energy", "average_drop", "average_gain", "average_increase"}
+    assert found == {"hit_rate", "energy", "average_drop", "average_gain", "average_increase", "average_precision"}
     assert printed["run"]["benchmark_hash"] != tiny_benchmark().hash
     assert printed["run"]["seconds"]["metric:average_drop"] > 0
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import doctest
 import inspect
-import re
 import sys
 from dataclasses import replace
 
@@ -112,27 +111,6 @@ def test_its_example_runs(metric: Metric) -> None:
     example = doctest.DocTestParser().get_doctest(metric.compute.__doc__ or "", names, metric.name, None, 0)
     assert example.examples
     assert doctest.DocTestRunner().run(example).failed == 0
-
-
-def says_8_bits(metric: Metric) -> bool:
-    said = " ".join((metric.compute.__doc__ or "").split())
-    return re.search("(?<!not rounded )to 8 bits", said) is not None
-
-
-@every
-def test_who_cuts_the_map_to_8_bits_says_so(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
-    cut: list[Tensor] = []
-    grey = _ops.grey
-    monkeypatch.setattr(_ops, "grey", lambda maps: (cut.append(maps), grey(maps))[1])
-    maps, masks = noise(0)
-    metric(maps, masks)
-    assert says_8_bits(metric) == bool(cut)
-
-
-def test_8_bits_are_where_the_sources_have_them() -> None:
-    cut = {metric.name for metric in METRICS if says_8_bits(metric)}
-    assert {"iou_otsu", "max_box_acc", "t_iou"} <= cut
-    assert not cut & {"iou_fixed", "iou_best", "pxap", "pixel_ap"}
 
 
 @every

@@ -175,29 +175,6 @@ def test_nothing_is_displayed_of_a_map_without_positive_values() -> None:
     assert map_area(maps).eq(0).all()
 
 
-def test_inside_and_outside_are_one_operating_point() -> None:
-    maps = torch.tensor([[[1.0, 0.9, 0.9], [0.9, 0.9, 0.9]], [[1.0, 0.1, 0.0], [0.0, -2.0, 0.6]]])
-    masks = torch.tensor([[[False, True, False], [False, True, False]]]).expand(2, -1, -1)
-    inside, outside = (metric(maps, masks, thresholds=[0.5]) for metric in (visible_in_box, visible_outside))
-    assert inside.tolist() == [[1], [0]]  # nearly constant, its peak outside: it covers all
-    assert outside.tolist() == [[1], [0.5]]
-    whole = torch.ones_like(masks)
-    covered = map_area(maps, thresholds=[0.5])
-    assert torch.equal(visible_in_box(maps, whole, thresholds=[0.5]), covered)
-    assert visible_outside(maps, whole).isnan().all()
-    assert visible_outside.chance(whole).isnan().all()
-    assert torch.allclose((2 * inside + 4 * outside) / 6, covered, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("metric", [visible_in_box, visible_outside], ids=lambda m: m.name)
-def test_a_map_that_is_none_counts_as_displaying_nothing(metric: Metric) -> None:
-    maps = torch.stack([torch.full((2, 2), value) for value in (0.0, 3.0, float("nan"))])
-    masks = torch.tensor([[[True, False], [False, False]]]).expand(3, -1, -1)
-    scores = metric(maps, masks, thresholds=[0.5])
-    assert scores.isnan().all()  # in tables
-    assert metric.counted(scores.numpy(), metric.chance(masks, thresholds=[0.5]).numpy()).tolist() == [[0], [0], [0]]
-
-
 def test_map_area_needs_no_mask() -> None:
     maps = torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(2))
     empty = torch.zeros(3, 9, 9, dtype=torch.bool)
@@ -263,3 +240,25 @@ def test_chance_of_iou_is_near_what_noise_scores(mask: Tensor, fill_holes: bool)
     scores = iou_otsu(maps, mask.expand(100, -1, -1), fill_holes=fill_holes)
     error = abs(scores.mean() - iou_otsu.chance(mask, fill_holes=fill_holes).item())
     assert error < 0.002 + 2 * scores.std() / 10
+
+
+def test_outside_is_inside_of_all_else_and_over_coverage_shows() -> None:
+    """A nearly constant map with its peak outside the box shows all of the box, and all of the rest."""
+    masks = torch.zeros(1, 8, 8, dtype=torch.bool)
+    masks[0, 2:5, 2:5] = True
+    maps = torch.full((1, 8, 8), 0.9)
+    maps[0, 7, 7] = 1
+    inside, outside = (metric(maps, masks, thresholds=[0.5]).item() for metric in (visible_in_box, visible_outside))
+    assert (inside, outside) == (1, 1)
+    assert hit_rate(maps, masks).item() == 0
+    noise = torch.rand(20, 8, 8, generator=torch.Generator().manual_seed(0))
+    many = masks.expand(20, 8, 8)
+    assert torch.equal(visible_outside(noise, many), visible_in_box(noise, ~many))
+    assert visible_outside(noise, torch.ones_like(many)).isnan().all()  # there is no outside
+
+
+@pytest.mark.parametrize("metric", [visible_in_box, visible_outside], ids=lambda one: one.name)
+def test_an_undefined_map_displays_nothing(metric: Metric) -> None:
+    counted = metric.counted(np.array([[np.nan], [0.7], [np.nan]]), np.array([[0.5], [0.5], [np.nan]]))
+    assert counted[:2, 0].tolist() == [0, 0.7]
+    assert np.isnan(counted[2, 0])  # without a region

@@ -30,36 +30,18 @@ def maps_and_masks(batch: int = 24, size: int = 40) -> tuple[Tensor, Tensor]:
 def result(metric: Metric, maps: Tensor, masks: Tensor, **options: object) -> np.ndarray:
     """(J, T): the score at each threshold for each criterion, of all the maps as one class."""
     assert metric.pool is not None
+    if metric.pool.pixels:
+        return np.array(metric.pool.pixels.exact(pixel_rows(maps, masks)))
     means = metric(maps, masks, **options).numpy().mean(0, keepdims=True)
     return metric.pool.scores(means, **{**metric.parameters, **options})[0]
 
 
-def heavy_tailed(batch: int = 6, size: int = 32) -> Tensor:
-    """Maps whose largest value is far above the others, as those of gradients are: in 8 bits most are one level."""
-    draws = torch.randn(batch, size, size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    return torch.expm1(3 * draws.abs()).float() * draws.sign().float()
-
-
-def scaled(maps: Tensor) -> Tensor:
-    """The maps min-max scaled in float64."""
-    low, high = (end.double()[:, None, None] for end in (maps.amin((1, 2)), maps.amax((1, 2))))
-    return (maps.double() - low) / (high - low)
-
-
-def of_all(maps: Tensor, masks: Tensor, ignore: Tensor | None = None) -> float:
-    """PxAP of all the maps as one class."""
-    assert pxap.pool is not None
-    assert pxap.pool.pixels is not None
-    return pxap.pool.pixels.exact(pixel_rows(maps, masks, ignore))
-
-
-def test_pxap_is_scikit_learns_of_all_raw_pixels_where_8_bits_would_not_be() -> None:
-    maps, masks = maps_and_masks(6, 32)
-    maps = heavy_tailed().abs() * (1 + 6 * masks)
-    expected = average_precision_score(masks.flatten(), scaled(maps).flatten())
-    cut = average_precision_score(masks.flatten(), _ops.grey_levels(maps).flatten())
-    assert of_all(maps, masks) == pytest.approx(expected, abs=1e-12)
-    assert cut < expected - 0.03
+def test_pxap_is_scikit_learns_of_all_pixels() -> None:
+    maps, masks = maps_and_masks()
+    exact = maps.double()
+    low, high = exact.amin((1, 2), keepdim=True), exact.amax((1, 2), keepdim=True)
+    expected = average_precision_score(masks.flatten(), ((exact - low) / (high - low)).flatten())
+    assert result(pxap, maps, masks).item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_pxap_lets_large_lesions_dominate() -> None:
@@ -68,26 +50,39 @@ def test_pxap_lets_large_lesions_dominate() -> None:
     masks[1, 18:20, 18:20] = True
     maps = masks.float()
     maps[1] = 1 - maps[1]  # the small one missed
-    assert of_all(maps, masks) > 0.35
-    assert of_all(maps.flip(0), masks.flip(0)) == pytest.approx(of_all(maps, masks))
+    assert result(pxap, maps, masks).item() > 0.35
+    assert result(pxap, maps.flip(0), masks.flip(0)).item() == pytest.approx(result(pxap, maps, masks).item())
 
 
-THRESHOLDS = (0.0, 0.31, 0.5, 0.003, 0.99)
-
-
-@pytest.mark.parametrize("kind", ["smooth", "heavy-tailed"])
-def test_iou_at_thresholds_is_torchmetrics_of_the_raw_map(kind: str) -> None:
+def test_iou_at_thresholds_is_torchmetrics() -> None:
     functional = pytest.importorskip("torchmetrics.functional.classification")
-    maps, masks = maps_and_masks(6, 32)
-    maps = heavy_tailed() if kind == "heavy-tailed" else maps
-    ious = iou_best(maps, masks, thresholds=THRESHOLDS)
-    for column, threshold in enumerate(THRESHOLDS):
-        segments = scaled(maps) > threshold
+    maps, masks = maps_and_masks(8)
+    ious = iou_best(maps, masks, thresholds=[0.0, 0.31, 0.5, 0.99])
+    for column, threshold in enumerate((0.0, 0.31, 0.5, 0.99)):
+        exact = maps.double()
+        low, high = exact.amin((1, 2), keepdim=True), exact.amax((1, 2), keepdim=True)
+        segments = (exact - low) / (high - low) > threshold
         expected = [
             functional.binary_jaccard_index(s.int(), m.int()).item() for s, m in zip(segments, masks, strict=True)
         ]
         np.testing.assert_allclose(ious[:, column].numpy(), expected, rtol=0, atol=1e-6)  # theirs is float32
     assert torch.equal(iou_fixed(maps, masks, threshold=0.31), ious[:, 1])
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_iou_of_a_heavy_tail_is_exact_at_every_threshold(kind: torch.dtype) -> None:
+    maps, masks = maps_and_masks(8)
+    maps = maps.double().mul(6).exp().to(kind)
+    thresholds = [0.07, 0.0, 0.5, 0.0033, 0.31, 0.999]  # in any order
+    exact = maps.double().numpy()
+    low, high = exact.min((1, 2), keepdims=True), exact.max((1, 2), keepdims=True)
+    scaled, inside = (exact - low) / (high - low), masks.numpy()
+    found = iou_best(maps, masks, thresholds=thresholds)
+    for column, threshold in enumerate(thresholds):
+        above = scaled > threshold
+        wanted = (above & inside).sum((1, 2)) / (above | inside).sum((1, 2))
+        assert found[:, column].tolist() == wanted.tolist()
+        assert iou_fixed(maps, masks, threshold=threshold).tolist() == wanted.tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -102,16 +97,20 @@ def test_foreground_lies_strictly_above_in_float64(dtype: torch.dtype) -> None:
 
 
 def test_iou_without_the_pixels_to_ignore() -> None:
-    maps, masks = heavy_tailed(), maps_and_masks(6, 32)[1]
+    maps, masks = maps_and_masks(6, 32)
+    maps = maps.mul(6).exp()
+    low, high = (end.double()[:, None, None] for end in (maps.amin((1, 2)), maps.amax((1, 2))))
+    exact = (maps.double() - low) / (high - low)
     ignore = torch.rand(masks.shape, generator=torch.Generator().manual_seed(6)) < 0.3
-    ious = iou_best(maps, masks, thresholds=THRESHOLDS, ignore=ignore)
+    thresholds = (0.07, 0.0, 0.5, 0.003)
+    ious = iou_best(maps, masks, thresholds=thresholds, ignore=ignore)
     for row in range(len(maps)):
         kept = ~ignore[row]
-        for column, threshold in enumerate(THRESHOLDS):
-            segment, mask = scaled(maps)[row][kept] > threshold, masks[row][kept]
+        for column, threshold in enumerate(thresholds):
+            segment, mask = exact[row][kept] > threshold, masks[row][kept]
             expected = (segment & mask).sum() / (segment | mask).sum()
             assert ious[row, column].item() == pytest.approx(expected.item(), abs=1e-6)
-    assert not torch.equal(ious, iou_best(maps, masks, thresholds=THRESHOLDS))
+    assert not torch.equal(ious, iou_best(maps, masks, thresholds=thresholds))
     assert iou_fixed(maps, masks, ignore=masks).isnan().all()  # nothing is left of the region
     assert iou_fixed.chance(masks, ignore=masks).isnan().all()
 
@@ -177,9 +176,9 @@ def test_box_chance_is_what_noise_scores(metric: Metric) -> None:
 
 def test_pxap_chance_is_the_area() -> None:
     masks = maps_and_masks()[1]
-    assert pxap.chance(masks)[:, 0].tolist() == masks.double().mean((1, 2)).tolist()
+    assert pxap.chance(masks).mean().item() == pytest.approx(masks.double().mean().item(), abs=1e-12)
     noise = torch.rand(masks.shape, generator=torch.Generator().manual_seed(0))
-    assert of_all(noise, masks) == pytest.approx(masks.double().mean().item(), abs=0.01)
+    assert result(pxap, noise, masks).item() == pytest.approx(masks.double().mean().item(), abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -13,8 +14,6 @@ from scipy import ndimage
 from torch import Tensor
 
 from tests.metrics.references import REFERENCES, WITHOUT_REFERENCE, Reference
-from tests.metrics.references.base import SHARED
-from tests.metrics.references.maps import map_cases
 from xaibench import registry
 from xaibench.errors import UsageError
 from xaibench.metrics import _ops
@@ -41,62 +40,6 @@ def test_reference_agrees(reference: Reference) -> None:
         seen.append(ours[compared])
     values = np.concatenate(seen)
     assert len(values) == 1 or np.ptp(values) > 1e-3  # scores that are all alike would prove nothing
-
-
-def taken(source: str) -> set[tuple[str, str]]:
-    """Return what a module takes from the modules of `xaibench.metrics`: (module, name), "" for all of it."""
-    tree, modules, found = ast.parse(source), {}, set[tuple[str, str]]()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("xaibench.metrics"):
-            inner = (node.module or "").removeprefix("xaibench.metrics").strip(".")
-            for name in node.names:
-                if inner:
-                    found.add((inner, name.name))
-                else:
-                    modules[name.asname or name.name] = name.name
-        elif isinstance(node, ast.Import):
-            found |= {(name.name, "") for name in node.names if name.name.startswith("xaibench.metrics")}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
-            found.add((modules[node.value.id], node.attr))
-    return found
-
-
-def test_references_take_nothing_that_we_made_of_a_map() -> None:
-    folder = Path(__file__).parent / "references"
-    files = [file for file in folder.glob("*.py") if file.name != "base.py"]  # which calls our side
-    assert len(files) >= 5
-    wrong = {
-        (file.name, *one) for file in files for one in taken(file.read_text()) if one[1] not in SHARED.get(one[0], ())
-    }
-    assert not wrong
-
-
-def test_what_a_reference_takes_is_found() -> None:
-    source = "from xaibench.metrics import _ops\nfrom xaibench.metrics.boxes import box_ious\n_ops.grey(maps)\n"
-    assert taken(source) == {("_ops", "grey"), ("boxes", "box_ious")}
-    assert taken("import xaibench.metrics._ops") == {("xaibench.metrics._ops", "")}
-
-
-OF_MAPS = [reference for reference in REFERENCES if reference.kind.own is map_cases]
-
-
-@pytest.mark.parametrize("reference", OF_MAPS, ids=lambda reference: f"{reference.metric}-{reference.source}")
-def test_references_are_given_the_raw_maps(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
-    """None of our steps runs on their side, and what it is given is what our side gets."""
-    pytest.importorskip("quantus")
-    pytest.importorskip("torchmetrics")
-
-    def refused(*_: object, **__: object) -> None:
-        raise AssertionError("a reference asked for a step of ours")
-
-    maps, masks = next(iter(map_cases().values()))
-    kept = maps.clone(), masks.clone()
-    for step in ("once", "ends", "grey", "grey_levels", "sides", "above", "otsu_segmentation", "visible_share", "sort"):
-        monkeypatch.setattr(_ops, step, refused)
-    reference.theirs((maps, masks))
-    assert torch.equal(maps, kept[0])
-    assert torch.equal(masks, kept[1])
 
 
 def test_every_metric_has_a_reference_or_says_why_not() -> None:
@@ -230,3 +173,89 @@ def test_holes_are_the_same_without_opencv(share: float, monkeypatch: pytest.Mon
     filled = _ops.fill_holes(segments)
     monkeypatch.setitem(sys.modules, "cv2", None)
     assert torch.equal(filled, _ops.fill_holes(segments))
+
+
+SHARED = {
+    "_rerun": {"neighbours", "noise", "explain"},
+    "_randomized": {"Order", "randomized"},
+    "_perturb": {"baseline", "superpixels", "cell_numbers", "subsets", "alone"},
+    "axioms": {"cells"},
+    "explained": {"Explained"},
+    "": {"pixel_rows"},  # our side of the comparison
+}
+"""Modules of `xaibench.metrics` to what references may take from them: nothing that is computed of a map."""
+
+
+def taken(source: str) -> set[tuple[str, str]]:
+    """Return what a module takes from `xaibench.metrics`: (module, name), (module, "") for all of it."""
+    tree, modules, found = ast.parse(source), dict[str, str](), set[tuple[str, str]]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("xaibench.metrics"):
+            inner = (node.module or "").removeprefix("xaibench.metrics").strip(".")
+            for name in node.names:
+                if inner or not name.name.startswith("_"):
+                    found.add((inner, name.name))
+                else:
+                    modules[name.asname or name.name] = name.name
+        elif isinstance(node, ast.Import):
+            found |= {(name.name, "") for name in node.names if name.name.startswith("xaibench.metrics")}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            found.add((modules[node.value.id], node.attr))
+    return found
+
+
+def test_references_get_raw_maps() -> None:
+    """No step of ours that a metric makes of maps and masks: agreement with our own intermediate proves nothing.
+
+    What they share with ours is what both ask the network about: hidden pixels, neighbours, random weights.
+    """
+    files = list((Path(__file__).parent / "references").glob("*.py"))
+    assert len(files) >= 6
+    files = [file for file in files if file.name != "classification.py"]  # which gets scores, and no maps
+    known = {(file.name, *one) for file in files for one in taken(file.read_text(encoding="utf-8"))}
+    assert {one for one in known if one[2] not in SHARED.get(one[1], ())} == set()
+    assert {one[1] for one in known} >= {"_rerun", "_perturb"}  # the rule sees them
+
+
+def test_what_a_reference_takes_is_found() -> None:
+    source = "from xaibench.metrics import _ops\nfrom xaibench.metrics.boxes import box_ious\n_ops.grey(maps)\n"
+    assert taken(source) == {("_ops", "grey"), ("boxes", "box_ious")}
+    assert taken("import xaibench.metrics._ops") == {("xaibench.metrics._ops", "")}
+
+
+EIGHT_BITS = (
+    "t_iou",
+    "t_iobb",
+    "t_iou_false_positives",
+    "t_iobb_false_positives",
+    "box_iou",
+    "iou_otsu",
+    "max_box_acc",
+)
+
+
+@pytest.mark.parametrize("name", EIGHT_BITS)
+def test_what_is_cut_to_eight_bits_says_so(name: str) -> None:
+    metric = registry.get("metrics", name).load()
+    assert re.search(r"\b8[- ]bits?\b", metric.__doc__), name
+
+
+def test_no_other_metric_cuts_maps_to_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("cut to 8 bits")
+
+    monkeypatch.setattr(_ops, "_grey", refuse)
+    monkeypatch.setattr(_ops, "_scaled_to_grey", refuse)
+    maps, masks = torch.rand(2, 48, 48), torch.zeros(2, 48, 48, dtype=torch.bool)
+    masks[:, 4:20, 6:30] = True
+    cut = []
+    for name in registry.list_metrics():
+        metric = registry.get("metrics", name).load()
+        if metric.category in ("localization", "complexity") and metric.mask is None:
+            options = {"k": 100} if "k" in metric.parameters else {}
+            try:
+                metric(maps, masks, **options)
+            except AssertionError:
+                cut.append(name)
+    assert set(cut) == {*EIGHT_BITS, "max_box_acc_v2"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,15 @@ def write_run(
     rows = []
     for explainer, columns in values.items():
         for metric, column in columns.items():
+            level = None if metric == "complexity" else chance
+            known = (
+                metrics()[metric.partition("@")[0]] if metric.partition("@")[0] in metrics() else metrics()["energy"]
+            )
+            counted = known.counted(column, np.full(images, np.nan if level is None else level))
             table = np.full((images, 2), np.nan)
             for k, name in enumerate(CLASSES[1:]):
                 inside = np.array([own == name for own in classes])
-                table[inside, k] = column[inside]
+                table[inside, k] = counted[inside]
             intervals = mean_intervals(
                 table, patients, resampling=draw, bounds=(0, np.inf if metric == "complexity" else 1)
             )
@@ -94,10 +100,11 @@ def write_run(
                 (*intervals.columns, intervals.macro),
                 strict=True,
             ):
-                level = None if metric == "complexity" else chance
-                scores.append(
-                    _score(classifier, explainer, metric, name, mean, interval.low, interval.high, level, images)
-                )
+                own = column if name == MACRO else column[np.array(classes) == name]
+                score = _score(classifier, explainer, metric, name, mean, interval.low, interval.high, level, images)
+                there = own[np.isfinite(own)]
+                defined = float(there.mean()) if len(there) else None
+                scores.append(replace(score, nan=int(np.isnan(own).sum()), defined=defined, classes=2))
             rows += [
                 {
                     "image": i,
@@ -106,7 +113,7 @@ def write_run(
                     "explainer": explainer,
                     "metric": metric,
                     "value": v,
-                    "chance": 0.1,
+                    "chance": np.nan if level is None else level,
                 }
                 for i, p, c, v in zip(ids, patients, classes, column.tolist(), strict=True)
             ]

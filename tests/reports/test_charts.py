@@ -18,7 +18,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tests.reports import runs
+from tests.reports import compared, runs
 from tests.reports.report_runs import CLASSES, EXPLAINERS, LONG, Shown, write_run
 from xaibench.benchmark import Benchmark
 from xaibench.errors import UsageError
@@ -91,11 +91,14 @@ def test_a_forest_plot_draws_values_intervals_and_chance_as_scored(report: Repor
         assert high <= 1.05
 
 
-def test_a_forest_plot_is_filled_where_the_score_stands_out(report: Report) -> None:
-    (axes, *_) = panels(forest_plots(report, metrics=["hit_rate"])["forest-hit-rate"])
+def test_a_forest_plot_is_filled_where_the_score_is_marked(tmp_path: Path) -> None:
+    values = compared.random_values(1, ["cwm"], 80, level=0.5) | compared.random_values(2, ["cam", "prior_box"], 80)
+    run = compared.write_run(tmp_path / "A", values, explainers=("cwm", "cam"), images=80)
+    found = forest_plots(Report([run], compared.metrics()), metrics=["energy"])
+    (axes, *_) = panels(found["forest-energy"])
     fills = [to_rgb(point.get_markerfacecolor()) for point in drawn(axes, "value")]
-    assert fills[:2] == [to_rgb(COLOURS[0])] * 2
-    assert fills[2:] == [to_rgb("white")] * 3
+    assert fills == [to_rgb(COLOURS[0]), to_rgb("white"), to_rgb("white")]
+    assert any("beats chance and prior_box" in text for text in texts(found["forest-energy"]))
 
 
 def test_chance_is_a_tick_of_each_row_where_it_differs() -> None:

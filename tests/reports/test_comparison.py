@@ -12,13 +12,26 @@ import pandas as pd
 import pytest
 
 import xaibench
+from tests.harness.saved_runs import RECORD
 from tests.reports.compared import CLASSES, metrics, pairs, protocol, random_values, write_run
 from xaibench.errors import UsageError, XaibenchError
 from xaibench.harness.run import MACRO, Run, save_run
 from xaibench.metrics.base import Pool
-from xaibench.reports.comparison import ComparedRuns, compare
+from xaibench.reports.comparison import ComparedRuns, compare, pair_comparison
+from xaibench.reports.comparison_files import pair_rows, score_rows
+from xaibench.reports.comparison_latex import comparison_latex
 from xaibench.reports.comparison_markdown import comparison_markdown
-from xaibench.statistics import Resampling, delong, holm, mcnemar_test, paired_comparisons, rank_methods
+from xaibench.statistics import (
+    Resampling,
+    delong,
+    detectable_difference,
+    holm,
+    paired_comparisons,
+    permutation_test,
+    rank_stability,
+    two_level_difference,
+    two_level_interval,
+)
 
 KNOWN = metrics()
 SHARED = random_values(5, ["prior_box"])
@@ -94,40 +107,139 @@ def test_numbers_are_those_of_the_statistics(two: tuple[Run, Run]) -> None:
             name: [float(own[metric][np.array(classes) == c].mean()) for c in CLASSES[1:]]
             for name, own in values.items()
         }
-        ranking = rank_methods(by_class, direction=KNOWN[metric].direction)
-        assert table.ranking is not None
-        assert (table.ranking.methods, table.ranking.ranks) == (ranking.methods, ranking.ranks)
-        assert table.ranking.critical_difference == ranking.critical_difference
+        ranks = {name: own[metric] for name, own in values.items()}
+        direct_ranks = rank_stability(ranks, patients, classes, direction=KNOWN[metric].direction, resampling=draw)
+        assert repr(table.stability) == repr(direct_ranks)
+        best_first = [table.standings[k].rank_first for k in range(3)]
+        assert best_first == list(direct_ranks.first)
+        seen = {
+            (p.first, p.second): detectable_difference(
+                ranks[p.first] - ranks[p.second],
+                patients,
+                classes,
+                comparisons=3,
+                limit=float(np.diff(KNOWN[metric].range)[0]),
+            ).difference
+            for p in table.pairs
+        }
+        assert table.detectable == pytest.approx(seen, nan_ok=True)
         best = min if metric == "complexity" else max
         assert table.standings[0].value == best(float(np.mean(means)) for means in by_class.values())
         assert [one.rank for one in table.standings] == [1, 2, 3]
 
 
-def test_hits_are_tested_by_mcnemar(two: tuple[Run, Run]) -> None:
-    _, patients, _ = pairs()
+def test_hits_are_tested_by_the_same_permutations_as_every_score(tmp_path: Path, two: tuple[Run, Run]) -> None:
+    """One comparison has one p-value: over the mean as in a class, and from whichever page it is asked."""
+    ids, patients, classes = pairs()
     first = random_values(1, ["cwm"], level=0.3)["cwm"]["hit_rate"]
     other = random_values(2, ["cam"])["cam"]["hit_rate"]
-    (table,) = compared(*two).select(metric="hit_rate")
-    direct = mcnemar_test(first, other, patients)
-    assert (table.pairs[0].p, table.pairs[0].method) == (direct.p, "Durkalski")
-    assert [pair.p_holm for pair in table.pairs] == holm([pair.p for pair in table.pairs]).tolist()
+    for name in (MACRO, "Mass"):
+        rows = [True] * len(ids) if name == MACRO else [own == name for own in classes]
+        chosen = [who for who, there in zip(patients, rows, strict=True) if there]
+        kinds = [own for own, there in zip(classes, rows, strict=True) if there] if name == MACRO else None
+        direct = permutation_test((first - other)[rows], chosen, kinds)
+        (table,) = compared(*two, classes=[name]).select(metric="hit_rate")
+        assert (table.pairs[0].p, table.pairs[0].method) == (direct.p, "exact permutation")
+        assert [pair.p_holm for pair in table.pairs] == holm([pair.p for pair in table.pairs]).tolist()
+        asked = pair_comparison(two, KNOWN["hit_rate"], "hit_rate", (0, "cwm"), (1, "cam"), name)
+        assert repr(asked) == repr(table.pairs[0])
+        turned = pair_comparison(two, KNOWN["hit_rate"], "hit_rate", (1, "cam"), (0, "cwm"), name)
+        assert turned is not None
+        assert (turned.first, turned.difference) == ("densenet121:cam", -table.pairs[0].difference)
+        shared = pair_comparison(two, KNOWN["hit_rate"], "hit_rate", (1, "cam"), (1, "prior_box"), name)
+        assert repr(shared) == repr(table.pairs[2])
+    assert pair_comparison(two, KNOWN["hit_rate"], "hit_rate", (0, "cwm"), (1, "nobody")) is None
 
 
-def test_ties_and_unequal_classes_are_no_case_for_mcnemar(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    tied = {"hit_rate": np.where(rng.random(12) < 0.5, 0.25, 1.0)}
-    gaps = {"hit_rate": np.array([np.nan, *([1.0] * 6), *([0.0] * 5)])}
-    plain = {"hit_rate": np.array([1.0, 0.0] * 6)}
-    spec = protocol(["hit_rate"])
-    run = write_run(
-        tmp_path / "A", {"a": plain, "tied": tied, "gaps": gaps}, explainers=("a", "tied", "gaps"), spec=spec
-    )
-    (table,) = compared(run).tables
-    assert all("permutation" in pair.method for pair in table.pairs)
-    (table,) = compared(run, classes=["Mass"]).tables
-    methods = {(pair.first, pair.second): pair.method for pair in table.pairs}
-    assert methods["gcm:a", "gcm:gaps"] == "Durkalski"  # one class: every pair weighs the same
-    assert "permutation" in methods["gcm:a", "gcm:tied"]
+def test_the_primary_metrics_table_is_the_family_and_the_others_explore(tmp_path: Path) -> None:
+    values = random_values(1, ["cwm"], level=0.3) | SHARED
+    run = write_run(tmp_path / "A", values, spec=protocol(primary="energy"))
+    found = compared(run, classes=["all"])
+    assert [(t.metric, t.class_name) for t in found.tables if t.role == "primary"] == [("energy", MACRO)]
+    assert {t.role for t in found.tables if t.metric != "energy"} == {"exploratory"}
+    text = comparison_markdown(found)
+    assert "primary: Energy, named in the benchmark" in text
+    rows = {(row["metric"], row["class"]): row["role"] for row in pair_rows(found)}
+    assert rows["energy", MACRO] == "primary"
+    assert rows["energy", "Mass"] == rows["hit_rate", MACRO] == "exploratory"
+    assert "whose mean over the classes is not shown here" in comparison_markdown(compared(run, classes=["Mass"]))
+    unnamed = compared(write_run(tmp_path / "B", values))
+    assert {table.role for table in unnamed.tables} == {"exploratory"}
+    assert "the benchmark names no primary metric" in comparison_markdown(unnamed)
+
+
+def seeded(folder: Path, level: float, seed: int, **changes: Any) -> Run:
+    """A run of a training seed: its maps are better or worse as a whole."""
+    rng = np.random.default_rng(seed)
+    values = {
+        "cwm": {"energy": np.clip(0.5 + level + rng.normal(0, 0.02, 12), 0, 1)},
+        "cam": {"energy": np.clip(0.4 + level / 2 + rng.normal(0, 0.02, 12), 0, 1)},
+        "prior_box": {"energy": SHARED["prior_box"]["energy"]},
+    }
+    recipe = {"epochs": 3, "seed": seed} | changes.pop("recipe", {})
+    record = {**RECORD, "recipe": recipe, "weights": {**RECORD["weights"], "sha256": f"{seed}" * 64}}
+    options = {"explainers": ("cwm", "cam"), "spec": protocol(["energy"]), "record": record} | changes
+    return write_run(folder / f"{changes.get('classifier', '')}{level}{recipe}", values, **options)
+
+
+def test_training_seeds_are_one_contender_with_two_levels(tmp_path: Path) -> None:
+    levels = (-0.1, 0.0, 0.2)
+    runs = [seeded(tmp_path, level, seed) for seed, level in enumerate(levels)]
+    found = compared(*runs)
+    assert [one.label for one in found.entrants] == ["gcm:cwm", "gcm:cam", "prior_box"]
+    (table,) = found.tables
+    _, patients, classes = pairs()
+    own = {
+        name: {str(k): run.images().query(f"explainer == '{name}'")["value"].to_numpy() for k, run in enumerate(runs)}
+        for name in ("cwm", "cam")
+    }
+    standing = {one.entrant.label: one for one in table.standings}
+    direct = two_level_interval(own["cwm"], patients, classes)
+    ours = standing["gcm:cwm"]
+    assert (ours.seeds, ours.interval, standing["prior_box"].seeds) == (3, "two levels", 1)
+    assert [ours.value, ours.low, ours.high] == pytest.approx([direct.value, direct.interval.low, direct.interval.high])
+    alone = compared(runs[1]).tables[0].standings[0]
+    assert ours.high - ours.low > 2 * (alone.high - alone.low), "training moves the value more than patients do"
+    by_name = {(pair.first, pair.second): pair for pair in table.pairs}
+    test = two_level_difference(own["cwm"], own["cam"], patients, classes)
+    assert by_name["gcm:cwm", "gcm:cam"].p == pytest.approx(test.p)
+    assert by_name["gcm:cwm", "gcm:cam"].interval == test.interval
+    assert by_name["gcm:cwm", "gcm:cam"].method == "two levels"
+    still = dict.fromkeys(own["cwm"], SHARED["prior_box"]["energy"])
+    test = two_level_difference(own["cwm"], still, patients, classes)
+    assert by_name["gcm:cwm", "prior_box"].p == pytest.approx(test.p)
+    text = comparison_markdown(found)
+    assert "trainings that differ in the seed alone" in text
+    assert "seeds and patients as two levels" in text
+
+
+def test_runs_that_differ_in_more_than_the_seed_stand_for_themselves(tmp_path: Path) -> None:
+    first = seeded(tmp_path, 0.0, 0)
+    longer = seeded(tmp_path, 0.1, 1, recipe={"epochs": 4})
+    assert len(compared(first, longer).entrants) == 5
+    same = seeded(tmp_path, 0.1, 0)
+    assert len(compared(first, same).entrants) == 5, "the same seed twice"
+    others = [seeded(tmp_path, level, seed, classifier="densenet121") for level, seed in ((0.0, 0), (0.1, 1))]
+    ours = [first, *(seeded(tmp_path, 0.1 * seed, seed) for seed in (1, 2))]
+    found = compared(*ours, *others)
+    assert len(found.entrants) == 11
+    assert any("training seeds are not the same (gcm 0, 1, 2; densenet121 0, 1)" in note for note in found.notes)
+    assert len(compared(*ours[:2], *others).entrants) == 5
+
+
+def test_a_mean_over_fewer_classes_is_marked(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "A", {"cwm": {"energy": np.full(12, 0.9)}, **SHARED}, spec=protocol(["energy"]))
+    assert "†" not in comparison_markdown(compared(run))
+    scores = [
+        replace(score, classes=1) if (score.explainer, score.class_name) == ("cwm", MACRO) else score
+        for score in run.scores
+    ]
+    found = compared(replace(run, scores=tuple(scores)))
+    text = comparison_markdown(found)
+    assert "0.90† [" in text
+    assert "† mean over fewer classes than the others'" in text
+    assert {row["name"]: row["classes"] for row in score_rows(found)} == {"gcm:cwm": 1, "prior_box": 2}
+    assert r"$\dagger$" in comparison_latex(found)
 
 
 def test_a_reference_stands_at_zero(two: tuple[Run, Run]) -> None:
@@ -192,26 +304,41 @@ def test_curves_show_their_headline_unless_all_is_asked(tmp_path: Path) -> None:
     assert every == [("visible@0.50", name) for name in (*CLASSES[1:], MACRO)]
 
 
-def test_what_is_undefined_is_left_out_and_counted(tmp_path: Path) -> None:
+def test_what_is_undefined_counts_as_chance_and_is_said(tmp_path: Path) -> None:
     gaps = {"energy": np.array([np.nan, *np.linspace(0.1, 0.9, 11)])}
     never = {"energy": np.full(12, np.nan)}
     base = {"energy": np.full(12, 0.1)}
-    run = write_run(
-        tmp_path / "A",
-        {"gaps": gaps, "never": never, "prior_box": base},
-        explainers=("gaps", "never"),
-        spec=protocol(["energy"]),
-    )
-    (table,) = compared(run).tables
-    assert [one.entrant.label for one in table.standings] == ["gcm:gaps", "prior_box", "gcm:never"]
-    last = table.standings[-1]
-    assert last.value is None
-    assert math.isnan(last.rank)
-    assert math.isnan(last.corrected)
+    values = {"gaps": gaps, "never": never, "prior_box": base}
+    run = write_run(tmp_path / "A", values, explainers=("gaps", "never"), spec=protocol(["energy"]))
+    found = compared(run)
+    (table,) = found.tables
     by_name = {(pair.first, pair.second): pair for pair in table.pairs}
-    assert (by_name["gcm:gaps", "prior_box"].n, by_name["gcm:gaps", "prior_box"].left_out) == (11, 1)
-    assert math.isnan(by_name["gcm:gaps", "gcm:never"].p)
-    assert last.better_than == ()
+    filled = np.where(np.isnan(gaps["energy"]), 0.1, gaps["energy"])
+    ours = by_name["gcm:gaps", "prior_box"]
+    assert (ours.n, ours.left_out) == (12, 0)
+    assert ours.difference == pytest.approx((filled[:6].mean() + filled[6:].mean()) / 2 - 0.1)
+    silent = by_name["gcm:never", "prior_box"]
+    assert (silent.difference, silent.p) == (0, 1), "a map that says nothing is as good as chance"
+    standing = {one.entrant.label: one for one in table.standings}
+    assert (standing["gcm:gaps"].undefined, standing["gcm:never"].undefined) == (1, 12)
+    assert standing["gcm:gaps"].value == pytest.approx((filled[:6].mean() + filled[6:].mean()) / 2)
+    text = comparison_markdown(found)
+    assert "0.50 without 1" in text  # the mean of 0.1 to 0.9
+    assert "in the value such a pair" in text
+    rows = {row["name"]: row for row in score_rows(found)}
+    assert (rows["gcm:gaps"]["undefined"], rows["gcm:gaps"]["defined"]) == (1, pytest.approx(0.5))
+
+
+def test_what_was_given_up_stays_out(tmp_path: Path) -> None:
+    gaps = {"energy": np.array([np.nan, *np.linspace(0.1, 0.9, 11)])}
+    record = {**RECORD, "given_up": {"energy": {"gaps": "an error"}}}
+    values = {"gaps": gaps, "prior_box": {"energy": np.full(12, 0.1)}}
+    run = write_run(tmp_path / "A", values, explainers=("gaps",), spec=protocol(["energy"]), record=record)
+    (table,) = compared(run).tables
+    assert (table.pairs[0].n, table.pairs[0].left_out) == (11, 1)
+    old = replace(run, record=RECORD, benchmark=run.benchmark.model_copy(update={"scoring": 1}))
+    assert compared(old).tables[0].pairs[0].n == 11, "as the values of that version"
+    assert compared(replace(run, record=RECORD)).tables[0].pairs[0].n == 12
 
 
 def test_other_protocols_are_refused_with_what_differs(tmp_path: Path, two: tuple[Run, Run]) -> None:

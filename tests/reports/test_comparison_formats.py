@@ -137,7 +137,12 @@ def test_a_terminal_shows_the_numbers_and_the_marks(plain: ComparedRuns, against
     best = table.standings[0]
     lines = terminal(plain, 120)
     start = next(i for i, line in enumerate(lines) if line.startswith("Energy"))
-    assert f"{best.value:.2f} [{best.low:.2f}, {best.high:.2f}]" in lines[start + 1]
+    row = next(line for line in lines[start:] if best.entrant.label in line)
+    assert f"{best.value:.2f} [{best.low:.2f}, {best.high:.2f}]" in row
+    assert f"{best.mean_rank:.1f} [{best.rank_low:g}, {best.rank_high:g}]" in row
+    assert f"{best.rank_first:.0%}" in row
+    (size,) = {f"{seen:.2f}" for seen in (min(table.detectable.values()),)}
+    assert f"12 pairs of 6 patients, exploratory, could have shown a difference of {size}" in lines[start + 1]
     assert any("Holm" in line for line in lines)
     narrow = terminal(against, 80)
     assert any(line.startswith("Localization: differences") for line in narrow)

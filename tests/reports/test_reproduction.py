@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +211,10 @@ def test_comparable_is_tested_and_maps_are_paired(found: Reproduction, tmp_path:
         assert row.endswith("| yes |" if item.equivalent else "| not shown |")
     (row,) = [line for line in lines if line.startswith("| Energy in the region: mean of the classes |")]
     assert row.startswith("| Energy in the region: mean of the classes | 0.400 | 0.400 | 0.000 (")
+    lost = replace(found.maps[0], class_name="Cardiomegaly", first=float("nan"), second=float("nan"), n=0)
+    result = Reproduction(**{**vars(found), "maps": [lost, *found.maps]})
+    page = to_markdown(make_page(result, PUBLISHED, tmp_path, "", RATED))
+    assert "| Energy in the region: mean of the classes, of 1 of 2 classes |" in page
     result = Reproduction(**{**vars(found), "maps": [], "missing": {"maps": "no test image has a box"}})
     page = to_markdown(make_page(result, PUBLISHED, tmp_path, "", RATED))
     assert "cwm against gradcam: not computable from this data (no test image has a box)." in page

@@ -20,7 +20,15 @@ from xaibench.statistics import (
     mean_intervals,
     statistic_intervals,
 )
-from xaibench.statistics.score import Counts, auc_limits, mean_limits, mean_of_limits, mean_variance, t_quantile
+from xaibench.statistics.score import (
+    KURTOSIS,
+    Counts,
+    auc_limits,
+    mean_limits,
+    mean_of_limits,
+    mean_variance,
+    t_quantile,
+)
 
 
 def names(n: int) -> list[str]:
@@ -28,8 +36,8 @@ def names(n: int) -> list[str]:
 
 
 def test_hits_by_hand() -> None:
-    # 3 of 10: variance p q / 9, so n is 9; degrees of freedom 1 / (1/9 + 1/10). Two hits and two misses for AC are q^2.
-    quantile = stats.t.ppf(0.975, 1 / (1 / 9 + 1 / 10))
+    # 3 of 10: variance p q / 9, so n is 9; q^2 / 2 hits and as many misses are added.
+    quantile = stats.t.ppf(0.975, 1 / (1 / 9 + KURTOSIS / 20))
     total, hits = 9 + quantile**2, 2.7 + quantile**2 / 2
     share = hits / total
     half = quantile * math.sqrt(share * (1 - share) / total)

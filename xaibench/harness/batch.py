@@ -137,7 +137,9 @@ class BatchWork:
 
     def begin_maps(self, name: str | None = None) -> None:
         """Begin to read an explainer's maps, the first one's by default, if those before were found in the store."""
-        name = name or next(iter(self.work.explainers))
+        name = name or next(iter(self.work.explainers), None)
+        if name is None:  # only the network is asked
+            return
         if self.at and self.work.maps_found:
             self.at.begin_maps(name, self.pairs)
 
@@ -153,7 +155,7 @@ class BatchWork:
         part.chance = self._chance(part)
         part.seconds["forward"] += self._forward_seconds
         names = [name for name in self.work.explainers if name not in self._failed]
-        for name, following in zip(names, [*names[1:], None], strict=True):
+        for name, following in zip(names, [*names[1:], None], strict=False):  # none where only the network is asked
             if following:
                 self.begin_maps(following)
             try:

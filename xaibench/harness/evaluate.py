@@ -41,9 +41,10 @@ from xaibench.harness.setup import (
 )
 from xaibench.harness.sheets import ContactSheets
 from xaibench.harness.store import Store
-from xaibench.harness.summary import summarize
+from xaibench.harness.summary import summarize, tunes
 from xaibench.harness.tables import image_tables, prediction_table
 from xaibench.metrics.base import Metric
+from xaibench.metrics.classification import class_scores, youden
 from xaibench.progress import Progress
 from xaibench.torch_settings import restored_settings
 from xaibench.training.checkpoint import Checkpoint
@@ -167,10 +168,10 @@ def evaluate(
     progress.stage("explaining", len(splits.test))
     with shelf or nullcontext(), _opened(engine, device) as opened:
         records = opened.records(work, together, progress)
-        validation, untuned = _validate(work, splits, size, opened, progress)
+        validation, cuts, untuned = _validate(work, splits, classification, size, opened, progress)
         ran = {**work.forward.identity(), **opened.about()}
     progress.stage("intervals", 1)
-    scores = summarize(classifier, protocol, splits.test, records, classification, localization, validation)
+    scores = summarize(classifier, protocol, splits.test, records, classification, localization, validation, cuts)
     progress.advance(1)
     notes = [*splits.notes, *notes, *left_out, *untuned, *_selection_note(spec), *_failure_notes(records)]
     notes += [
@@ -221,19 +222,37 @@ def _opened(engine: str | Engine, device: str) -> AbstractContextManager[Engine]
 
 
 def _validate(
-    work: Work, splits: Splits, batch_size: int, engine: Engine, progress: Progress
-) -> tuple[Records | None, list[str]]:
-    """Explain the validation split for the metrics that tune a threshold on it; say so where it has no regions."""
+    work: Work, splits: Splits, classification: Sequence[Metric], batch_size: int, engine: Engine, progress: Progress
+) -> tuple[Records | None, list[float] | None, list[str]]:
+    """Run the validation split for what is tuned on it, and return what is found and the classifier's thresholds.
+
+    Maps are made of it only for the metrics that tune a threshold of maps. Says so where it has no images or regions.
+    """
     choosing = [metric for metric in work.metrics if metric.chooses]
-    if not choosing:
-        return None, []
-    if not any(splits.val.regions(row) for row in range(len(splits.val))):
+    tuning, notes = [metric.name for metric in classification if tunes(metric)], []
+    if choosing and not any(splits.val.regions(row) for row in range(len(splits.val))):
         names = ", ".join(metric.metric.name for metric in choosing)
-        return None, [f"no regions in validation: the threshold of {names} is not tuned, only the oracle's is shown"]
+        notes.append(f"no regions in validation: the threshold of {names} is not tuned, only the oracle's is shown")
+        choosing = []
+    if tuning and not len(splits.val):
+        notes.append(f"no validation images: {', '.join(tuning)} have no threshold and are left out")
+        tuning = []
+    if not choosing and not tuning:
+        return None, None, notes
     progress.stage("tuning thresholds", len(splits.val))
-    tuning = replace(work, split=splits.val, metrics=choosing, sheet=None, running=_unheard)
-    records = engine.records(tuning, batch_size, progress)
-    return records, []
+    explainers = work.explainers if choosing else {}
+    records = engine.records(
+        replace(work, explainers=explainers, split=splits.val, metrics=choosing, sheet=None, running=_unheard),
+        batch_size,
+        progress,
+    )
+    if not tuning:
+        return records, None, notes
+    scores, labels, classes = class_scores(records.logits, work.task), np.asarray(splits.val.labels), splits.val.classes
+    cuts = [youden(scores[:, k], labels[:, k]) for k in range(len(classes))]
+    if missing := [name for name, cut in zip(classes, cuts, strict=True) if not np.isfinite(cut)]:
+        notes.append(f"no validation images with and without {', '.join(missing)}: no {', '.join(tuning)} there")
+    return records, cuts, notes
 
 
 def _unheard(*said: object) -> None:

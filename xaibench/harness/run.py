@@ -64,7 +64,8 @@ class Score:
     classes: int = 1
     """Classes that a macro value averages: those that have one."""
     thresholds: tuple[float, ...] = ()
-    """Of a metric that chooses them for the class: shares of the map's range, one for each of its criteria."""
+    """Of a metric that chooses them for the class: shares of the map's range, one for each of its criteria; of a
+    classification metric the probability from which on the class is called."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the score as a JSON object; ``class_name`` is called ``class``."""

@@ -393,7 +393,7 @@ def load_metrics(benchmark: Benchmark) -> tuple[list[Metric], list[MapMetric]]:
                 f"metric {spec.name!r} has no parameter {unknown[0]!r}; it has {', '.join(metric.parameters) or 'none'}"
             )
         if metric.category == "classification":
-            classification.append(metric)
+            classification.append(metric.with_parameters(spec.parameters) if spec.parameters else metric)
         else:
             check_parameters(metric, spec.parameters, benchmark.input_size, benchmark.task)
             localization.append(MapMetric(metric, dict(spec.parameters)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 
 from xaibench.benchmark import Benchmark
 from xaibench.datasets.base import Split
@@ -18,7 +19,7 @@ from xaibench.harness.run import MACRO, Score
 from xaibench.metrics.base import Metric
 from xaibench.metrics.classification import class_scores
 from xaibench.statistics import Interval, Intervals, Resampling, auc_intervals, chance_corrected
-from xaibench.statistics.bootstrap import mean_intervals_of
+from xaibench.statistics.bootstrap import mean_intervals_of, statistic_intervals
 
 Array = npt.NDArray[np.float64]
 
@@ -31,10 +32,12 @@ def summarize(
     classification: Sequence[Metric],
     localization: Sequence[MapMetric],
     validation: Records | None = None,
+    cuts: Sequence[float] | None = None,
 ) -> list[Score]:
     """Return every score of the classifier, then of each explainer: class by class, then the mean over classes.
 
-    Thresholds are tuned on `validation`, the records of that split with the metrics that choose one.
+    Thresholds of maps are tuned on `validation`, the records of that split with the metrics that choose one; those of
+    the classifier's log-odds, one for each class, are `cuts`, and without them metrics that need them are left out.
     """
     spec = benchmark.statistics
     resampling = Resampling(split.patients, resamples=spec.resamples, seed=spec.seed)
@@ -46,7 +49,7 @@ def summarize(
     scores = class_scores(records.logits, benchmark.task)
     found: list[Score] = []
     for metric in classification:
-        found += _classification(classifier, metric, scores, split, options)
+        found += _classification(classifier, metric, scores, split, options, cuts)
     of = {name: spec for spec in localization for name in spec.names()}
     tuned = tuned_choices(localization, validation)
     pooled = {spec.names()[0]: spec for spec in localization if spec.metric.pool is not None}
@@ -78,17 +81,112 @@ def _corrected(score: Score, metric: Metric) -> Score:
 
 
 def _classification(
-    classifier: str, metric: Metric, scores: Array, split: Split, options: Mapping[str, Any]
+    classifier: str,
+    metric: Metric,
+    scores: Array,
+    split: Split,
+    options: Mapping[str, Any],
+    cuts: Sequence[float] | None,
 ) -> Iterator[Score]:
     labels = np.asarray(split.labels)
-    values = [float(metric(scores[:, k], labels[:, k])) for k in range(len(split.classes))]
-    intervals = auc_intervals(scores, labels, split.patients, **options)
+    tuned = tunes(metric)
+    if tuned and cuts is None:
+        return
+    parameters: list[dict[str, Any]] = [{"threshold": cut} if tuned else {} for cut in cuts or [0.0] * labels.shape[1]]
+    columns = [(scores[:, k], labels[:, k]) for k in range(labels.shape[1])]
+    known = [not tuned or np.isfinite(given["threshold"]) for given in parameters]
+    values = [
+        float(metric(*column, **given)) if there else float("nan")
+        for column, given, there in zip(columns, parameters, known, strict=True)
+    ]
+    intervals = _classification_intervals(metric, columns, parameters, known, split, options)
     patients = len(set(split.patients))
-    chance = metric.chance if isinstance(metric.chance, float) else None
-    for name, value, interval in _with_macro(split.classes, values, intervals):
+    levels = [
+        _level(metric, column) if np.isfinite(value) else float("nan")
+        for (_, column), value in zip(columns, values, strict=True)
+    ]
+    chances = [*levels, _mean(np.array(levels))]
+    at = [
+        (float(expit(given["threshold"])),) if tuned and there else ()
+        for given, there in zip(parameters, known, strict=True)
+    ]
+    for (name, value, interval), chance, chosen in zip(
+        _with_macro(split.classes, values, intervals), chances, [*at, ()], strict=True
+    ):
         undefined = 0 if np.isfinite(value) else len(split)
-        score = _score(classifier, None, metric.name, name, value, interval, chance, len(split), patients, undefined)
+        level = chance if metric.chance is not None else None
+        score = _score(classifier, None, metric.name, name, value, interval, level, len(split), patients, undefined)
+        score = replace(score, thresholds=chosen)
         yield replace(score, classes=int(np.isfinite(values).sum())) if name == MACRO else score
+
+
+def tunes(metric: Metric) -> bool:
+    """Return whether a classification metric's threshold is tuned on validation: a benchmark may set it."""
+    return metric.tunes and metric.parameters.get("threshold") is None
+
+
+def _level(metric: Metric, labels: npt.NDArray[Any]) -> float:
+    """Return the chance level of a classification metric for (N,) labels; NaN if it has none."""
+    level = metric.chance(labels) if callable(metric.chance) else metric.chance
+    return float("nan") if level is None else float(level)
+
+
+def _classification_intervals(
+    metric: Metric,
+    columns: Sequence[tuple[Array, npt.NDArray[Any]]],
+    parameters: Sequence[Mapping[str, Any]],
+    known: Sequence[bool],
+    split: Split,
+    options: Mapping[str, Any],
+) -> Intervals:
+    """Return the intervals of a classification metric's values and of their mean.
+
+    Args:
+        columns: scores and labels (N,) of each class.
+        parameters: for each class, beside the metric's own.
+        known: whether the class has them.
+        options: of `auc_intervals`.
+    """
+    if metric.name == "roc_auc":
+        scores, labels = (np.stack(part, axis=1) for part in zip(*columns, strict=True))
+        return auc_intervals(scores, labels, split.patients, **options)
+    given = [{**metric.parameters, **own} for own in parameters]
+    if metric.mean_of is not None:
+        table = np.stack(
+            [
+                np.asarray(metric.mean_of(*column, **own), dtype=np.float64) if there else np.full(len(split), np.nan)
+                for column, own, there in zip(columns, given, known, strict=True)
+            ],
+            axis=1,
+        )
+        return mean_intervals_of([table], [metric.range], **options)[0]
+    drawn: Resampling = options["resampling"]
+    patients = [
+        drawn.n_clusters if metric.one_class else min(drawn.patients(label == 1), drawn.patients(label == 0))
+        for _, label in columns
+    ]
+    functions = [_weighted(metric, *column, own) for column, own in zip(columns, given, strict=True)]
+
+    def statistic(weights: Array) -> Array:
+        return np.stack([function(weights) for function in functions], axis=1)
+
+    rest = {key: value for key, value in options.items() if key != "resampling"}
+    return statistic_intervals(statistic, drawn, patients=patients, bounds=metric.range, **rest)
+
+
+def _weighted(
+    metric: Metric, scores: Array, labels: npt.NDArray[Any], parameters: Mapping[str, Any]
+) -> Callable[[Array], Array]:
+    """Return a metric as a function from weights (r, N) to (r,) values; without a form of its own, of repeated rows."""
+    if metric.weighted is not None:
+        own: Callable[[Array], Array] = metric.weighted(scores, labels, **parameters)
+        return own
+
+    def values(weights: Array) -> Array:
+        rows = [np.repeat(np.arange(len(labels)), row.astype(np.int64)) for row in weights]
+        return np.array([float(metric(scores[row], labels[row], **parameters)) for row in rows])
+
+    return values
 
 
 def _counted(records: Records, explainer: str, column: int, spec: MapMetric) -> Array:

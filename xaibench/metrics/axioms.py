@@ -1,7 +1,6 @@
 """Axioms: what a map must do by a proof of its method, measured.
 
-Scores are (P,) float64, 0 where the axiom holds, NaN for a constant or non-finite map (`non_sensitivity`: for one of
-zeros). None has a chance level.
+Scores are (P,) float64, 0 where the axiom holds, NaN for a constant or non-finite map. None has a chance level.
 
 Computed here: Quantus answers completeness and input invariance with True or False, the first by exact equality of
 floats, the second by an absolute tolerance, and moves the bias by a value that padding makes wrong at the borders.
@@ -141,10 +140,9 @@ def non_sensitivity(explained: Explained, *, grid: int = 6, eps: float = 1e-3) -
     Cells of a `grid` x `grid` over the image. A cell matters to the map if its sum of absolute values exceeds `eps`
     times the largest cell's, and to the classifier if painting it black or white changes the class's logit by more than
     `eps` times the largest such change (rounding alone moves it a little). The paper asks it of single features, which
-    would take a forward pass for each pixel. A constant map is asked too: all its cells matter alike, or none where it
-    is zero, which says nothing and has no score; nor has a map with NaN or infinity. Computed here: Quantus compares
-    both with one absolute number, and paints with the image's own darkest value, so that the darkest pixel never
-    matters.
+    would take a forward pass for each pixel. Computed here: Quantus compares both with one absolute number, and paints
+    with the image's own darkest value, so that the darkest pixel never matters. A constant map that is not zero says
+    that all cells matter, and is scored; an all-zero map is undefined.
     """
     _rerun.count("grid", grid)
     if not 0 <= eps < 1:
@@ -154,8 +152,8 @@ def non_sensitivity(explained: Explained, *, grid: int = 6, eps: float = 1e-3) -
     held = torch.stack([_ops.total((explained.maps.double() * cell).abs()) for cell in places], dim=1)
     differ = _matters(held, eps) != _matters(changed, eps)
     low, high = _ops.ends(explained.maps)
-    bad = ~(low.isfinite() & high.isfinite()) | ((low == 0) & (high == 0))
-    return _ops.nan_where(bad, differ.double().mean(1))
+    silent = ~(low.isfinite() & high.isfinite()) | (held.amax(1) == 0)  # a constant map speaks, of all cells alike
+    return _ops.nan_where(silent, differ.double().mean(1))
 
 
 def cells(height: int, width: int, grid: int) -> Tensor:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # declaring a metric needs no torch
-    from torch import Tensor
+    pass
 
 Category = Literal[
     "classification", "localization", "faithfulness", "robustness", "randomization", "axioms", "complexity"
@@ -65,7 +65,9 @@ class Metric:
     non-finite map); a curve returns (B, T). ``chance(masks, **parameters)`` returns the score expected of a map that
     knows nothing, of the same shape. Metrics of `ASKS_NETWORK` are called as ``compute(explained, **parameters)`` and
     return (P,) float64, one score a pair, NaN where undefined. Classification metrics are called as
-    ``compute(scores, labels)``, both (N,), and return one number.
+    ``compute(scores, labels, **parameters)``, both (N,), of one class against the rest, and return one number; scores
+    are log-odds (`xaibench.metrics.classification.class_scores`). Their ``chance``, if callable, is called with the
+    labels.
     """
 
     name: str
@@ -75,7 +77,7 @@ class Metric:
     range: tuple[float, float]
     reference: str
     title: str
-    chance: Callable[..., Tensor] | float | None = None
+    chance: Callable[..., Any] | float | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Defaults; a benchmark may set others."""
     curve: str | None = None
@@ -93,6 +95,16 @@ class Metric:
     """What a pair with an undefined map counts as in headline values, tests and intervals; None: its chance level."""
     version: int = 1
     """Of its definition: raised where the same maps get other scores, and part of a benchmark's hash."""
+    mean_of: Callable[..., Any] | None = None
+    """Of a classification metric that is a mean over images: ``mean_of(scores, labels, **parameters)`` gives them, (N,)
+    float64, NaN where an image doesn't count."""
+    weighted: Callable[..., Any] | None = None
+    """Of one that is not: ``weighted(scores, labels, **parameters)`` gives a function from weights (r, N) of the images
+    to (r,) values, for intervals; without it the metric is called for each resample, which takes longer."""
+    tunes: bool = False
+    """A classification metric whose parameter ``threshold``, where it is None, a run tunes on validation."""
+    one_class: bool = False
+    """A classification metric that is defined where all labels are alike."""
     mask: str | None = None
     """What it is scored against in place of the region: a mask that the dataset gives in `Sample.meta` by this name."""
 
@@ -124,6 +136,12 @@ class Metric:
         level = np.where(np.isnan(chance), np.nan, self.counts_as) if self.counts_as is not None else chance
         return np.where(np.isnan(values), level, values)
 
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Metric:
+        """Return the metric with other defaults."""
+        made = replace(self, parameters={**self.parameters, **parameters})
+        object.__setattr__(made, "__doc__", self.__doc__)
+        return made
+
     def __call__(self, *args: Any, **parameters: Any) -> Any:
         return self.compute(*args, **{**self.parameters, **parameters})
 
@@ -136,7 +154,7 @@ def metric(
     range: tuple[float, float],
     reference: str,
     title: str,
-    chance: Callable[..., Tensor] | float | None = None,
+    chance: Callable[..., Any] | float | None = None,
     curve: str | None = None,
     headline: bool = True,
     headline_at: float | None = None,
@@ -146,6 +164,10 @@ def metric(
     counts_as: float | None = None,
     version: int = 1,
     mask: str | None = None,
+    mean_of: Callable[..., Any] | None = None,
+    weighted: Callable[..., Any] | None = None,
+    tunes: bool = False,
+    one_class: bool = False,
     **parameters: Any,
 ) -> Callable[[Callable[..., Any]], Metric]:
     """Declare the decorated function as a metric; keyword arguments left over are its default parameters."""
@@ -170,6 +192,10 @@ def metric(
             counts_as=counts_as,
             version=version,
             mask=mask,
+            mean_of=mean_of,
+            weighted=weighted,
+            tunes=tunes,
+            one_class=one_class,
         )
         object.__setattr__(made, "__doc__", compute.__doc__)
         return made

@@ -80,7 +80,12 @@ def _noise_matches(masks: Tensor, levels: tuple[int, ...], largest: bool) -> lis
     return [noise.matches(regions.only(image).corners) for image in range(regions.images)]
 
 
-def _check_thresholds(thresholds: Sequence[float]) -> FloatArray:
+def check_thresholds(thresholds: Sequence[float]) -> FloatArray:
+    """Return thresholds, shares in [0, 1), as an array.
+
+    Raises:
+        UsageError: none, or another value.
+    """
     if not len(thresholds) or not all(0 <= threshold < 1 for threshold in thresholds):
         raise UsageError(f"thresholds must be numbers in [0, 1), got {list(thresholds)}")
     return np.asarray(thresholds, dtype=np.float64)
@@ -90,13 +95,13 @@ def _hits(found: Matches, *, kind: int, levels: Sequence[int], thresholds: Seque
     """Return (B, T): 1 where any box of the map, at any level, overlaps more than T."""
     best = np.zeros(len(found.number) // len(levels))
     np.maximum.at(best, found.image // len(levels), found.overlap[kind])
-    return (best[:, None] > _check_thresholds(thresholds)).astype(np.float64)
+    return (best[:, None] > check_thresholds(thresholds)).astype(np.float64)
 
 
 def _false_positives(found: Matches, *, kind: int, levels: Sequence[int], thresholds: Sequence[float]) -> FloatArray:
     """Return (B, T): how many boxes of the map, at all levels, overlap no more than T."""
     number = found.number.reshape(-1, len(levels)).sum(1)
-    limits, columns = _check_thresholds(thresholds), len(thresholds) + 1
+    limits, columns = check_thresholds(thresholds), len(thresholds) + 1
     passed = (found.overlap[kind] > limits[:, None]).sum(0, dtype=np.intp)  # the lowest of the thresholds
     counts = np.bincount(found.image // len(levels) * columns + passed, minlength=len(number) * columns)
     passing = counts.reshape(-1, columns)[:, :0:-1].cumsum(1)[:, ::-1]  # the lowest, the two lowest, ...
@@ -294,7 +299,7 @@ def _nothing_known(maps: Tensor, masks: Tensor) -> dict[int, FloatArray]:
 
 
 def _levels(thresholds: Sequence[float]) -> list[int]:
-    return [int(255 * threshold) for threshold in _check_thresholds(thresholds)]
+    return [int(255 * threshold) for threshold in check_thresholds(thresholds)]
 
 
 def _box_iou_chance(masks: Tensor, *, thresholds: Sequence[float] = THRESHOLDS) -> Tensor:

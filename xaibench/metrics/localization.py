@@ -203,8 +203,8 @@ def visible_in_box(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] =
     """Share of the mask where the displayed map exceeds each threshold: (B, T), one column for each threshold.
 
     Displayed: the positive part divided by the image's largest value. A map without a positive value displays nothing
-    and scores 0; a constant or non-finite one has no score, and counts as 0 in headline values. Alone it rewards maps
-    that cover the image: with `visible_outside` it is one operating point (inside, outside). Chance, for uniform noise
+    and scores 0, and so counts a constant one. It rewards a map that covers everything: read it beside
+    `visible_outside`, the rest of the image above the same threshold, as one operating point. Chance, for uniform noise
     in [0, 1]: 1 - tau (up to tau / number of pixels).
 
     >>> maps = torch.tensor([[[4.0, 1.0], [-5.0, 3.0]]])
@@ -216,19 +216,14 @@ def visible_in_box(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] =
     return _ops.nan_where(_ops.undefined(maps, masks), _ops.visible_share(maps, masks, thresholds))
 
 
-def _outside_chance(masks: Tensor, *, thresholds: Sequence[float] = THRESHOLDS) -> Tensor:
-    """Return (B, T): 1 - tau (1 - 1/N), as of `visible_in_box`; NaN also for a mask that covers the image."""
-    return _ops.nan_where(masks.all(-1).all(-1), _visible_chance(masks, thresholds=thresholds))
-
-
 @metric(
     "visible_outside",
     category="localization",
     direction="lower",
     range=(0.0, 1.0),
     title="Share of the rest visible",
-    reference="beside Fukai, Arai and Nagao (GCM on ChestX-ray8), sec. 5.2: what is visible outside the box",
-    chance=_outside_chance,
+    reference="the false-positive rate to the true-positive rate of `visible_in_box`; Fawcett 2006 (ROC analysis)",
+    chance=_visible_chance,
     curve="thresholds",
     headline_at=0.5,
     corrected=False,
@@ -236,27 +231,20 @@ def _outside_chance(masks: Tensor, *, thresholds: Sequence[float] = THRESHOLDS) 
     thresholds=THRESHOLDS,
 )
 def visible_outside(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] = THRESHOLDS) -> Tensor:
-    """Share of the rest of the image, outside the mask, where the displayed map exceeds each threshold: (B, T).
+    """Share of the image outside the mask where the displayed map exceeds each threshold: (B, T).
 
-    With `visible_in_box` at the same threshold it is one operating point (inside, outside): 1 and 0 at best, (0, 0) for
-    a map that displays nothing, both the same where the map does not know the region. Alone it says nothing, as a map
-    that displays nothing would be perfect: it is not corrected for chance, and no explainer is better by it alone. A
-    constant or non-finite map has no score, and counts as 0 in headline values. NaN also for a mask that covers the
-    image. Chance as of `visible_in_box`.
+    With `visible_in_box` at the same threshold one operating point, (inside, outside): a good map has a large share
+    inside and a small one outside, noise the same share in both. Displayed and chance as there. Not corrected for
+    chance and without a mark: alone it rewards a map that displays nothing. NaN for a mask that covers the image.
 
     >>> maps = torch.tensor([[[4.0, 1.0], [-5.0, 3.0]]])
     >>> masks = torch.tensor([[[False, True], [False, True]]])
-    >>> visible_outside(maps, masks, thresholds=[0.2, 0.5]).tolist()
-    [[0.5, 0.5]]
+    >>> visible_outside(maps, masks, thresholds=[0.2, 0.5, 0.75]).tolist()
+    [[0.5, 0.5, 0.5]]
     """
     _ops.check_maps(maps, masks)
-    rest = _ops.once(_rest, masks)
-    bad = _ops.undefined(maps, masks) | (_ops.number(rest) == 0)
-    return _ops.nan_where(bad, _ops.visible_share(maps, rest, thresholds))
-
-
-def _rest(masks: Tensor) -> Tensor:
-    return ~masks
+    bad = _ops.undefined(maps, masks) | _ops.undefined(maps, ~masks)
+    return _ops.nan_where(bad, _ops.visible_share(maps, ~masks, thresholds))
 
 
 def _map_area_chance(masks: Tensor, *, thresholds: Sequence[float] = THRESHOLDS) -> Tensor:

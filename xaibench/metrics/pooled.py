@@ -24,7 +24,7 @@ from xaibench.metrics import _ops, _pixels
 from xaibench.metrics._boxes import FloatArray
 from xaibench.metrics._noise import noise_of
 from xaibench.metrics.base import PixelStatistic, Pool, metric
-from xaibench.metrics.boxes import _best_iou, _check_thresholds, _largest_iou, _levels, _regions, box_ious
+from xaibench.metrics.boxes import _best_iou, _largest_iou, _levels, _regions, box_ious, check_thresholds
 
 CANDIDATES = tuple(round(0.01 * step, 2) for step in range(100))
 """0, 0.01, ..., 0.99: shares of the map's range, as in wsolevaluation."""
@@ -36,7 +36,7 @@ DELTAS = (0.3, 0.5, 0.7)
 def _ious(maps: Tensor, masks: Tensor, thresholds: Sequence[float], ignore: Tensor | None) -> Tensor:
     """Return (B, T): the IoU of the mask and the foreground above each threshold."""
     _ops.check_maps(maps, masks, ignore)
-    counts = _ops.above(maps, masks, _check_thresholds(thresholds).tolist(), ignore)
+    counts = _ops.above(maps, masks, check_thresholds(thresholds).tolist(), ignore)
     inside = _ops.without(masks, ignore)
     number = _ops.number(inside).double()[:, None]
     return _ops.nan_where(_ops.undefined(maps, inside), counts[:, 1] / (number + counts[:, 0]))
@@ -48,7 +48,7 @@ def _iou_chance(masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES, igno
     A mask of n among N pixels, each foreground with probability q: n q E[1 / (n + Y)], Y binomial (N - n, q). One pixel
     is the minimum, one the maximum, whatever the noise: q = ((N - 2)(1 - t) + 1) / N above a threshold t.
     """
-    levels = torch.from_numpy(_check_thresholds(thresholds)).to(masks.device)
+    levels = torch.from_numpy(check_thresholds(thresholds)).to(masks.device)
     masks, pixels = _ops.without(masks, ignore), masks.shape[-2] * masks.shape[-1]
     number = _ops.number(masks).double()[:, None]
     q = (max(0, pixels - 2) * (1 - levels) + 1) / pixels
@@ -77,7 +77,8 @@ def _fixed_chance(masks: Tensor, *, threshold: float = 0.5, ignore: Tensor | Non
 def iou_fixed(maps: Tensor, masks: Tensor, *, threshold: float = 0.5, ignore: Tensor | None = None) -> Tensor:
     """Intersection over union of the mask and the min-max scaled map above one threshold, the same for every image.
 
-    Foreground: (v - low) / (high - low) > threshold, computed in float64 of the raw map and not rounded to 8 bits. The
+    Foreground: (v - low) / (high - low) > threshold, computed in float64 of the raw map and not rounded to 8 bits, as
+    CheXlocalize cuts at its tuned thresholds. The
     plainest of the four ways to a segmentation; `iou_otsu` lets each map choose for itself, `iou_best` shows the
     threshold tuned on validation and the oracle. No holes are filled. Pixels in `ignore`, bool of the masks' shape,
     count neither for nor against, but the map is scaled with them. Chance: about a q / (a + (1 - a) q) for a mask of

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from xaibench.benchmark import digest
 from xaibench.errors import UsageError, XaibenchError, did_you_mean
 from xaibench.harness.run import Run
 from xaibench.harness.variants import deviations
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pandas as pd
+
+    from xaibench.metrics.base import Metric
 
 SHOWN = 5
 """So many differences are named in an error."""
@@ -31,6 +37,7 @@ class Entrant:
         explainer: None for a classifier itself.
         is_baseline: it looks at no evidence.
         run: index of the run that its numbers are taken from.
+        seeds: index of run by training seed, where several runs differ in that alone; else empty.
     """
 
     label: str
@@ -38,6 +45,12 @@ class Entrant:
     explainer: str | None
     is_baseline: bool
     run: int
+    seeds: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> list[int]:
+        """Indices of all its runs."""
+        return list(self.seeds.values()) or [self.run]
 
 
 def load_runs(runs: Iterable[Run | str | Path]) -> list[Run]:
@@ -157,6 +170,58 @@ def image_scores(run: Run, name: str) -> pd.DataFrame:
     return table
 
 
+def counted_values(run: Run, explainer: str, metric: Metric, rows: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """Return per-image scores (n,) as headline values count them: see `Metric.counted`.
+
+    A metric that was given up for the explainer stays undefined, and so do runs of versions that left such pairs out.
+
+    Args:
+        rows: of `image_scores`, those of the explainer and of one column of the metric.
+    """
+    values: npt.NDArray[np.float64] = rows["value"].to_numpy(dtype=np.float64)
+    lost = dict(run.record.get("given_up") or {}).get(metric.name, {})
+    if run.benchmark.scoring < 2 or explainer in lost or "chance" not in rows:
+        return values
+    counted: npt.NDArray[np.float64] = metric.counted(values, rows["chance"].to_numpy(dtype=np.float64))
+    return counted
+
+
+def seed_groups(runs: Sequence[Run]) -> tuple[list[dict[str, int]], list[str]]:
+    """Return the runs (indices by seed) that differ in the recipe's seed alone, and notes.
+
+    Contenders are compared seed by seed: where the groups' seeds are not the same, nothing is grouped.
+    """
+    groups: dict[str, dict[str, int]] = {}
+    for number, run in enumerate(runs):
+        recipe = dict(run.record.get("recipe") or {})
+        if run.external or "seed" not in recipe:
+            continue
+        seed = str(recipe.pop("seed"))
+        options = dict(run.record.get("classifier_options") or {})
+        train = [_fingerprint(run, part) for part in ("train", "val")]
+        asked = sorted((*run.explainers, *run.baselines))
+        own = groups.setdefault(digest([run.classifier, recipe, options, train, asked]), {})
+        own[seed if seed not in own else f"{seed} ({number})"] = number
+    found = [own for own in groups.values() if len(own) > 1 and not any("(" in seed for seed in own)]
+    if len({tuple(sorted(own)) for own in found}) > 1:
+        each = "; ".join(f"{runs[min(own.values())].classifier} {', '.join(own)}" for own in found)
+        return [], [f"training seeds are not the same ({each}), so each run stands for itself"]
+    return found, []
+
+
+def _grouped(found: Sequence[Entrant], groups: Sequence[Mapping[str, int]]) -> list[Entrant]:
+    """Make one entrant of those that differ in their run's training seed alone."""
+    of = {run: group for group in groups for run in group.values()}
+    kept: dict[Any, Entrant] = {}
+    for one in found:
+        group = of.get(one.run)
+        if group is None:
+            kept[len(kept), one.run] = one
+        else:
+            kept.setdefault((min(group.values()), one.explainer), replace(one, seeds=dict(group)))
+    return list(kept.values())
+
+
 def classifiers(runs: Sequence[Run]) -> list[Entrant]:
     """Return the runs' classifiers; a run whose classification scores are those of another adds none."""
     found: list[Entrant] = []
@@ -170,11 +235,14 @@ def classifiers(runs: Sequence[Run]) -> list[Entrant]:
     return _told_apart(found, runs)
 
 
-def explainers(runs: Sequence[Run], tables: Sequence[pd.DataFrame]) -> list[Entrant]:
+def explainers(
+    runs: Sequence[Run], tables: Sequence[pd.DataFrame], groups: Sequence[Mapping[str, int]] = ()
+) -> list[Entrant]:
     """Return the runs' explainers in their order, then the baselines; one whose scores are the same in all comes once.
 
     Args:
         tables: of `image_scores`, one for each run.
+        groups: of `seed_groups`: their explainers are one entrant.
     """
     found: list[Entrant] = []
     for number, run in enumerate(runs):
@@ -191,6 +259,7 @@ def explainers(runs: Sequence[Run], tables: Sequence[pd.DataFrame]) -> list[Entr
         if all(scores[0].equals(other) for other in scores[1:]):
             found = [one for one in found if one not in same]
             shared.append(Entrant(name, None, name, True, same[0].run))
+    found = _grouped(found, groups)
     own = [one for one in found if not one.is_baseline]
     return _told_apart([*own, *(one for one in found if one.is_baseline), *shared], runs)
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from xaibench.harness.run import Run
 from xaibench.reports._comparable import Entrant
-from xaibench.statistics import Comparison, Ranking
+from xaibench.statistics import Comparison, RankStability
+
+if TYPE_CHECKING:
+    from xaibench.metrics.base import Metric
+
+PRIMARY, EXPLORATORY = "primary", "exploratory"
+POWER = 0.8
+"""With which a comparison could have shown `MetricTable.detectable`."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +30,15 @@ class Standing:
         chance: what a map that knows nothing gets; None where the metric declares none.
         corrected, corrected_low, corrected_high: on the scale where chance is 0 and perfection 1; NaN where undefined.
         rank: by value, 1 the best; equal values share their mean rank; NaN without a value.
-        mean_rank: average rank over the classes; NaN where there are fewer than two.
+        mean_rank: over resamples of the patients; NaN where they can't be drawn.
         better_than: labels of those that it beats, after Holm's correction.
         against: the comparison with the reference, this one first; None for the reference itself and without one.
-        n, patients, undefined: pairs (or images), patients, and pairs without a value.
+        n, patients, undefined: pairs (or images), patients, and pairs without a value, in all seeds.
+        defined: the value over the pairs that have one alone; None where undefined.
+        classes: that a macro value averages.
+        rank_low, rank_high: limits of the rank over the resamples.
+        rank_first: share of the resamples in which it is the best.
+        seeds: training seeds, where several runs differ in that alone; else 1.
     """
 
     entrant: Entrant
@@ -42,6 +57,12 @@ class Standing:
     n: int
     patients: int
     undefined: int
+    defined: float | None = None
+    classes: int = 1
+    rank_low: float = math.nan
+    rank_high: float = math.nan
+    rank_first: float = math.nan
+    seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -55,8 +76,11 @@ class MetricTable:
         class_name: a class, or "macro".
         standings: best first.
         pairs: the comparisons, corrected together; with a reference only those with it.
-        ranking: of the average ranks over the classes, with the critical difference; None with fewer than two.
-        is_reference: the table has the reference (a classification table has no baseline to compare with).
+        stability: of the ranks when the patients are drawn anew; None without scores of images.
+        reference: label of the reference, where the table has it (a classification table has no baseline).
+        role: "primary" for the mean over the classes of the benchmark's primary metric, whose comparisons are the
+            family of tests; else "exploratory".
+        detectable: (first, second) to the smallest difference that the comparison could have shown; NaN where unknown.
     """
 
     metric: str
@@ -67,8 +91,17 @@ class MetricTable:
     class_name: str
     standings: tuple[Standing, ...]
     pairs: tuple[Comparison, ...]
-    ranking: Ranking | None
+    stability: RankStability | None
     reference: str | None = None
+    role: str = EXPLORATORY
+    detectable: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+    @property
+    def fewer_classes(self) -> set[str]:
+        """Labels of those whose mean is over fewer classes than the others'."""
+        there = [one for one in self.standings if one.value is not None]
+        most = max((one.classes for one in there), default=1)
+        return {one.entrant.label for one in there if one.classes < most}
 
     def survives(self, pair: Comparison, alpha: float) -> bool:
         """Tell whether a difference survives Holm's correction."""
@@ -90,6 +123,7 @@ class ComparedRuns:
         against: label of the reference, None without one.
         alpha: level of the marks.
         notes: what a reader should know.
+        metrics: the declarations of the tables' metrics.
     """
 
     runs: tuple[Run, ...]
@@ -98,6 +132,7 @@ class ComparedRuns:
     against: str | None
     alpha: float
     notes: tuple[str, ...] = ()
+    metrics: tuple[Metric, ...] = ()
 
     def select(self, *, metric: str | None = None, class_name: str | None = None) -> list[MetricTable]:
         """Return the tables that match everything given."""

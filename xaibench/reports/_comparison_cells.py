@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
 
 from xaibench.harness.run import MACRO
-from xaibench.reports._compared import ComparedRuns, MetricTable, Standing
-from xaibench.reports.tables import INTERVAL_WAYS
+from xaibench.reports._compared import POWER, PRIMARY, ComparedRuns, MetricTable, Standing
+from xaibench.reports._layout import FEWER
+from xaibench.reports.tables import INTERVAL_WAYS, undefined_counts
 from xaibench.statistics import Comparison, Interval
 
 DASH = "-"
+SEEDS, DEFINED, RANKS = "seeds", "defined only", "mean rank"
+_OPTIONAL: Mapping[str, Callable[[Standing, MetricTable], bool]] = {
+    SEEDS: lambda one, table: one.seeds > 1,
+    DEFINED: lambda one, table: one.undefined > 0,
+    RANKS: lambda one, table: table.class_name == MACRO and math.isfinite(one.mean_rank),
+}
+"""Columns that stand only where they say something."""
 BETTER, WORSE = "better", "worse"
 _TESTS = {
     "permutation": "permutation by patient",
     "exact permutation": "all permutations by patient",
-    "exact McNemar": "McNemar's exact",
-    "Durkalski": "McNemar's with patients as clusters (Durkalski)",
+    "two levels": "training seeds and patients as two levels",
     "DeLong": "DeLong's",
     "bootstrap": "bootstrap by patient",
 }
@@ -101,7 +108,13 @@ def _letter(number: int) -> str:
 
 
 def _standings(compared: ComparedRuns, category: str, tables: Sequence[MetricTable], letters: dict[str, str]) -> Part:
-    headers = ["value", "chance", "chance corrected", "rank"]
+    optional = [
+        name
+        for name, shown in _OPTIONAL.items()
+        if any(shown(one, table) for table in tables for one in table.standings)
+    ]
+    headers = ["value", *(name for name in optional if name != RANKS), "chance", "chance corrected", "rank"]
+    headers += [RANKS, "first"] if RANKS in optional else []
     versus = any(table.reference for table in tables)
     tested = any(table.pairs for table in tables)
     headers += ["difference", "effect", "p"] if versus else ["better than"] if tested else []
@@ -111,18 +124,42 @@ def _standings(compared: ComparedRuns, category: str, tables: Sequence[MetricTab
             Line(
                 letters[one.entrant.label] if tested and not versus else "",
                 one.entrant.label,
-                _cells(one, table, compared, letters, versus=versus, tested=tested),
+                (
+                    *_values(one, table, headers),
+                    *_verdicts(one, table, compared, letters, versus=versus, tested=tested),
+                ),
                 one.entrant.is_baseline,
             )
             for one in table.standings
         ]
         blocks.append(Block(table.title, _detail(table, tables), tuple(lines)))
     labels = "classifier" if category == "classification" else "explainer"
-    numbers = frozenset({1, 2, 3} | ({6} if versus else set()))
+    right = ("chance", "chance corrected", "rank", "first", "p")
+    numbers = frozenset(number for number, header in enumerate(headers) if header in right)
     return Part(category.capitalize(), tuple(headers), tuple(blocks), numbers, _caption(compared, tables), labels)
 
 
-def _cells(
+def _values(one: Standing, table: MetricTable, headers: Sequence[str]) -> tuple[Shown | None, ...]:
+    """Return the cells of the columns before the verdicts."""
+    fewer = FEWER if one.entrant.label in table.fewer_classes else ""
+    interval = span(one.low, one.high, table) if one.value is not None else ""
+    cells: dict[str, Shown | None] = {
+        "value": Shown(number(one.value, table) + fewer, interval),
+        SEEDS: Shown(str(one.seeds)),
+        DEFINED: Shown(number(one.defined, table), f"without {one.undefined:,}") if one.undefined else None,
+        "chance": Shown(number(one.chance, table)),
+        "chance corrected": Shown(fixed(one.corrected, 2)),
+        "rank": _rank(one.rank),
+        RANKS: None,
+        "first": None,
+    }
+    if math.isfinite(one.mean_rank):
+        cells[RANKS] = Shown(f"{one.mean_rank:.1f}", f"[{one.rank_low:g}, {one.rank_high:g}]")
+        cells["first"] = Shown(f"{one.rank_first:.0%}")
+    return tuple(cells[header] for header in headers if header in cells)
+
+
+def _verdicts(
     one: Standing,
     table: MetricTable,
     compared: ComparedRuns,
@@ -131,23 +168,15 @@ def _cells(
     versus: bool,
     tested: bool,
 ) -> tuple[Shown | None, ...]:
-    value = Shown(number(one.value, table), span(one.low, one.high, table) if one.value is not None else "")
-    cells: list[Shown | None] = [
-        value,
-        Shown(number(one.chance, table)),
-        Shown(fixed(one.corrected, 2)),
-        _rank(one.rank),
-    ]
     if versus:
         pair = one.against
         if pair is None:
-            zero = Shown("0") if one.entrant.label == table.reference else None
-            return (*cells, zero, None, None)
-        return (*cells, *_difference(pair, table, compared.alpha))
-    if tested:
-        beaten = sorted((letters[label] for label in one.better_than), key=lambda letter: (len(letter), letter))
-        cells.append(Shown(" ".join(beaten)) if beaten else None)
-    return tuple(cells)
+            return (Shown("0") if one.entrant.label == table.reference else None), None, None
+        return _difference(pair, table, compared.alpha)
+    if not tested:
+        return ()
+    beaten = sorted((letters[label] for label in one.better_than), key=lambda letter: (len(letter), letter))
+    return (Shown(" ".join(beaten)) if beaten else None,)
 
 
 def _difference(pair: Comparison, table: MetricTable, alpha: float) -> tuple[Shown | None, ...]:
@@ -168,16 +197,7 @@ def _differences(compared: ComparedRuns, category: str, tables: Sequence[MetricT
             Line("", f"{pair.first} - {pair.second}", (*_difference(pair, table, compared.alpha), Shown(pair.method)))
             for pair in table.pairs
         ]
-        detail = _detail(table, tables)
-        if table.ranking and math.isfinite(table.ranking.critical_difference):
-            ranking = table.ranking
-            ranks = ", ".join(f"{name} {rank:.2g}" for name, rank in zip(ranking.methods, ranking.ranks, strict=True))
-            friedman = f"; Friedman p {p_value(ranking.p)}" if math.isfinite(ranking.p) else ""
-            detail += (
-                f"; average ranks over {ranking.cases} classes: {ranks}; critical difference (Nemenyi) "
-                f"{ranking.critical_difference:.2f}{friedman}"
-            )
-        blocks.append(Block(table.title, detail, tuple(lines)))
+        blocks.append(Block(table.title, _detail(table, tables), tuple(lines)))
     headers = ("difference", "effect", "p", "test")
     title = f"{category.capitalize()}: paired differences"
     return Part(title, headers, tuple(blocks), frozenset({2}), _of_class(tables), "first - second")
@@ -203,10 +223,21 @@ def _detail(table: MetricTable, tables: Sequence[MetricTable]) -> str:
         pieces.append("lower is better")
     if len(table.standings) > 1 and not table.pairs:
         pieces.append("not tested: no score of an image")
-    undefined = {one.entrant.label: one.undefined for one in counts if one.undefined}
-    if undefined:
-        pieces.append("undefined: " + ", ".join(f"{label} {count:,}" for label, count in undefined.items()))
+    if table.pairs:
+        pieces.append(table.role)
+    if seen := _could_have_shown(table):
+        pieces.append(seen)
     return ", ".join(pieces)
+
+
+def _could_have_shown(table: MetricTable) -> str:
+    """Say which difference these comparisons could have shown."""
+    found = sorted(one for one in table.detectable.values() if math.isfinite(one))
+    if not found:
+        return "no difference that the metric can have could have been shown" if table.detectable else ""
+    low, high = (number(one, table) for one in (found[0], found[-1]))
+    sizes, depends = (low, "") if low == high else (f"{low} to {high}", ", depending on the two")
+    return f"could have shown a difference of {sizes} ({POWER:.0%} power{depends})"
 
 
 def _count(numbers: Sequence[int], word: str) -> str:
@@ -227,9 +258,27 @@ def _intervals(compared: ComparedRuns, tables: Sequence[MetricTable]) -> str:
 def legend(compared: ComparedRuns, *, pairs: bool = False, signs: tuple[str, str] = ("better", "worse")) -> list[str]:
     """Return the lines below the tables: what the columns and marks mean, and which tests were made."""
     lines = ["chance corrected: 0 at the chance level, 1 when perfect; rank: by value, 1 the best"]
+    standings = [one for table in compared.tables for one in table.standings]
+    lost = {table.metric for table in compared.tables if any(one.undefined for one in table.standings)}
+    if lost:
+        how = undefined_counts(compared.metrics, lost, compared.runs[0].benchmark.scoring)
+        lines.append(f"{DEFINED}: the value without the pairs (so many) that have no score; {how}")
+    if any(table.fewer_classes for table in compared.tables):
+        lines.append(f"{FEWER} mean over fewer classes than the others', so not to be compared with them")
+    if any(_OPTIONAL[RANKS](one, table) for table in compared.tables for one in table.standings):
+        level = f"{100 * compared.runs[0].benchmark.statistics.confidence:.4g}%"
+        lines.append(
+            f"{RANKS}: over resamples of the patients, with {level} limits; first: share of them in which it's best"
+        )
+    if any(one.seeds > 1 for one in standings):
+        lines.append(
+            f"{SEEDS}: trainings that differ in the seed alone, as one explainer; value: their mean, its interval of "
+            "seeds and patients"
+        )
     methods = dict.fromkeys(pair.method for table in compared.tables for pair in table.pairs)
     if not methods:
         return lines
+    lines.append(_roles(compared))
     tests = ", ".join(_TESTS.get(method, method) for method in methods)
     counts = sorted({len(table.pairs) for table in compared.tables if table.pairs})
     many = str(counts[-1]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -245,6 +294,17 @@ def legend(compared: ComparedRuns, *, pairs: bool = False, signs: tuple[str, str
         if pairs and compared.against is None:
             lines.append(f"{signs[0]} or {signs[1]}: a difference that survives, first less second")
     return lines
+
+
+def _roles(compared: ComparedRuns) -> str:
+    named = compared.runs[0].benchmark.primary
+    if named is None:
+        return "the benchmark names no primary metric: every p is exploratory, corrected within its own table alone"
+    primary = next((table for table in compared.tables if table.role == PRIMARY), None)
+    rest = "exploratory: p corrected within its own table alone"
+    if primary is None:
+        return f"primary metric: {named}, whose mean over the classes is not shown here; {rest}"
+    return f"primary: {primary.title}, named in the benchmark; its comparisons are the family of tests; {rest}"
 
 
 def number(value: float | None, table: MetricTable, *, sign: bool = False) -> str:

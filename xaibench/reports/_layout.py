@@ -10,6 +10,8 @@ from rich.text import Text
 
 ONE_LINE_WIDTH = 120
 """From this width on, labels fold before intervals move to a line of their own."""
+FEWER = "\N{DAGGER}"
+"""Behind a mean over fewer classes than its neighbours'."""
 _GAP = 2
 _SEPARATORS = " _-/:.,"
 
@@ -23,12 +25,13 @@ class Glyphs:
     rule: str = "─"
     dot: str = "·"
     encoding: str = "utf-8"
+    fewer: str = FEWER
 
     @classmethod
     def for_output(cls, encoding: str, *, terminal: bool) -> Glyphs:
         """Return signs that the encoding has; into a pipe no box-drawing ones."""
         if not encoding.lower().replace("-", "").startswith("utf"):
-            return cls("*", "-", "-", "|", encoding)
+            return cls("*", "-", "-", "|", encoding, "#")
         return cls(rule="─" if terminal else "-", encoding=encoding)
 
     def clean(self, text: str) -> str:

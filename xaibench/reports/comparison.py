@@ -20,16 +20,19 @@ from xaibench.reports._comparable import (
     image_scores,
     load_runs,
     run_name,
+    seed_groups,
 )
 from xaibench.reports._compared import ComparedRuns, MetricTable, Standing
+from xaibench.reports._pair_tests import PERMUTATIONS, reversed_pair
 from xaibench.reports._standings import Job, abscissa
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from xaibench.metrics.base import Metric
+    from xaibench.statistics import Comparison
 
-__all__ = ["ALPHA", "ComparedRuns", "MetricTable", "Standing", "compare"]
+__all__ = ["ALPHA", "ComparedRuns", "MetricTable", "Standing", "compare", "pair_comparison"]
 
 ALPHA = 0.05
 """Level of the marks."""
@@ -42,13 +45,15 @@ def compare(
     classes: Sequence[str] = (MACRO,),
     all_points: bool = False,
     alpha: float = ALPHA,
-    permutations: int = 9999,
+    permutations: int = PERMUTATIONS,
     metrics: Mapping[str, Metric] | None = None,
 ) -> ComparedRuns:
     """Compare the explainers of runs of one benchmark on the same test images.
 
-    Each two are compared by a paired permutation test that exchanges whole patients, hits where each pair weighs the
-    same by McNemar's test, classifiers by DeLong's; p-values are corrected by Holm over all pairs of a table.
+    Each two are compared by a paired permutation test that exchanges whole patients, classifiers by DeLong's; p-values
+    are corrected by Holm over all pairs of a table. The family of tests is the primary metric's table of means over the
+    classes; the other tables are exploratory. Undefined maps count as in headline values. Runs of one classifier that
+    differ in the recipe's seed alone are one contender, with seeds and patients as two levels of its interval.
 
     Args:
         runs: runs, or their directories; one is enough, for its explainers.
@@ -71,7 +76,9 @@ def compare(
     if missing:
         notes.append(f"not compared, for want of the plugin: {', '.join(missing)}")
     data = [image_scores(run, run_name(run, number)) for number, run in enumerate(loaded)]
-    entrants = explainers(loaded, data)
+    groups, told = seed_groups(loaded)
+    notes += told
+    entrants = explainers(loaded, data, groups)
     reference = None if against is None else _reference(against, entrants, classifiers(loaded))
     job = Job(loaded, data, reference, alpha, permutations)
     tables: list[MetricTable] = []
@@ -90,7 +97,46 @@ def compare(
         reference.label if reference else None,
         alpha,
         (*notes, *_run_notes(loaded)),
+        tuple(metric for metric in declared if metric.headline or all_points),
     )
+
+
+def pair_comparison(
+    runs: Sequence[Run],
+    metric: Metric,
+    column: str,
+    first: tuple[int, str],
+    second: tuple[int, str],
+    class_name: str = MACRO,
+) -> Comparison | None:
+    """Return what `compare` says of two explainers: the same test, corrected over the same comparisons.
+
+    Args:
+        runs: of one benchmark on the same images.
+        metric, column: and the name of its score in a run.
+        first, second: index of the run and explainer; the difference is first minus second.
+
+    Raises:
+        XaibenchError: runs that can't be compared or read.
+    """
+    check_comparable(runs)
+    data = [image_scores(run, run_name(run, number)) for number, run in enumerate(runs)]
+    entrants = explainers(runs, data, seed_groups(runs)[0])
+    table = Job(runs, data, None, ALPHA, PERMUTATIONS).maps(metric, column, class_name, entrants)
+    labels = [_label(entrants, *who) for who in (first, second)]
+    for pair in table.pairs if table else ():
+        if [pair.first, pair.second] == labels:
+            return pair
+        if [pair.second, pair.first] == labels:
+            return reversed_pair(pair)
+    return None
+
+
+def _label(entrants: Sequence[Entrant], run: int, explainer: str) -> str:
+    """Return the label of a run's explainer; a baseline that the runs share stands for each of them."""
+    named = [one for one in entrants if one.explainer == explainer]
+    own = [one for one in named if run in one.runs] or [one for one in named if one.classifier is None]
+    return own[0].label if own else ""
 
 
 def _declared(run: Run, given: Mapping[str, Metric] | None) -> tuple[list[Metric], list[str]]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from xaibench.reports._compared import ComparedRuns
+from xaibench.reports._compared import POWER, ComparedRuns, MetricTable
 from xaibench.reports._escape import spreadsheet
 from xaibench.statistics import Comparison
 
@@ -39,10 +39,17 @@ def score_rows(compared: ComparedRuns) -> list[Row]:
                 "chance_corrected_high": one.corrected_high,
                 "rank": one.rank,
                 "mean_rank": one.mean_rank,
+                "rank_low": one.rank_low,
+                "rank_high": one.rank_high,
+                "rank_first": one.rank_first,
                 "better_than": list(one.better_than),
                 "n": one.n,
                 "patients": one.patients,
                 "undefined": one.undefined,
+                "defined": one.defined,
+                "classes": one.classes,
+                "seeds": one.seeds,
+                "role": table.role,
             }
             if compared.against is not None:
                 row |= _against(one.against, is_zero=one.entrant.label == table.reference)
@@ -82,6 +89,8 @@ def pair_rows(compared: ComparedRuns) -> list[Row]:
                 "n": pair.n,
                 "patients": pair.patients,
                 "left_out": pair.left_out,
+                "detectable": table.detectable.get((pair.first, pair.second)),
+                "role": table.role,
             }.items()
         }
         for table in compared.tables
@@ -146,20 +155,30 @@ def comparison_json(compared: ComparedRuns) -> dict[str, Any]:
         "confidence": benchmark.statistics.confidence,
         "scores": score_rows(compared),
         "pairs": pair_rows(compared),
-        "rankings": [
-            {
-                "metric": table.metric,
-                "methods": list(table.ranking.methods),
-                "ranks": [_plain(rank) for rank in table.ranking.ranks],
-                "critical_difference": _plain(table.ranking.critical_difference),
-                "groups": [list(group) for group in table.ranking.groups],
-                "cases": table.ranking.cases,
-                "friedman_p": _plain(table.ranking.p),
-            }
-            for table in compared.tables
-            if table.ranking is not None
-        ],
+        "primary": benchmark.primary,
+        "power": POWER,
+        "rankings": [_ranking(table) for table in compared.tables if table.stability is not None],
         "notes": list(compared.notes),
+    }
+
+
+def _ranking(table: MetricTable) -> Row:
+    """Return how the ranks move over resamples of the patients; the methods come best first."""
+    found = table.stability
+    assert found is not None
+    moved = {one.entrant.label: one for one in table.standings}
+    columns = {"ranks": found.ranks, "low": found.low, "high": found.high, "first": found.first}
+    return {
+        "metric": table.metric,
+        "class": table.class_name,
+        "role": table.role,
+        "methods": list(found.methods),
+        **{name: [_plain(value) for value in column] for name, column in columns.items()},
+        "mean_ranks": [_plain(moved[name].mean_rank) for name in found.methods],
+        "resamples": found.resamples,
+        "unranked": list(found.unranked),
+        "n": found.n,
+        "patients": found.patients,
     }
 
 

@@ -8,6 +8,7 @@ from xaibench.reports._comparable import run_name
 from xaibench.reports._compared import ComparedRuns
 from xaibench.reports._comparison_cells import BETTER, WORSE, Part, Shown, legend, parts
 from xaibench.reports._escape import latex
+from xaibench.reports._layout import FEWER
 
 _HEAD = r"""\documentclass[10pt]{article}
 % For pdfTeX, XeTeX or LuaTeX; run it twice, for the widths of the tables.
@@ -51,7 +52,8 @@ def comparison_latex(compared: ComparedRuns, *, pairs: bool = False) -> str:
     blocks.append(_list(legend(compared, pairs=pairs, signs=("better (arrow up)", "worse (arrow down)"))))
     if compared.notes:
         blocks += [r"\subsection*{Notes}", _list(compared.notes)]
-    return "\n\n".join([*blocks, r"\end{document}"]) + "\n"
+    text = "\n\n".join([*blocks, r"\end{document}"]) + "\n"
+    return text.replace(latex(FEWER), r"$\dagger$")
 
 
 def _list(items: Sequence[str]) -> str:

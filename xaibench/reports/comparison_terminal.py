@@ -13,7 +13,7 @@ from rich.text import Text
 from xaibench.reports._comparable import run_name
 from xaibench.reports._compared import ComparedRuns
 from xaibench.reports._comparison_cells import BETTER, WORSE, Block, Line, Part, Shown, legend, parts
-from xaibench.reports._layout import ONE_LINE_WIDTH, Cell, Glyphs, Grid, Group, Row, fold, paragraphs
+from xaibench.reports._layout import FEWER, ONE_LINE_WIDTH, Cell, Glyphs, Grid, Group, Row, fold, paragraphs
 
 PIPE_WIDTH = 160
 _TERMINAL = Glyphs()
@@ -45,6 +45,7 @@ def comparison_tables(
         found.append(_section([*title, *_grid(part, glyphs).render(width)]))
     up, down = _signs(glyphs)
     lines = legend(compared, pairs=pairs, signs=(f"{up} better", f"{down} worse"))
+    lines = [line.replace(FEWER, glyphs.fewer) for line in lines]
     found.append(_section([Text(line, "dim") for line in paragraphs(lines, width, "", glyphs.clean)]))
     if compared.notes:
         folded = paragraphs(compared.notes, width, f"{glyphs.dot} " if panel else "- ", glyphs.clean)
@@ -142,7 +143,9 @@ def _cell(cell: Shown | None, glyphs: Glyphs) -> Cell | None:
     up, down = _signs(glyphs)
     mark = {BETTER: up, WORSE: down}.get(cell.verdict, "")
     style = "bold red" if cell.verdict == WORSE else "bold green"
-    return Cell(glyphs.clean(cell.value), cell.interval, cell.interval, mark, mark_style=style)
+    return Cell(
+        glyphs.clean(cell.value.replace(FEWER, glyphs.fewer)), cell.interval, cell.interval, mark, mark_style=style
+    )
 
 
 def _signs(glyphs: Glyphs) -> tuple[str, str]:

@@ -28,7 +28,8 @@ from xaibench.reports.charts import (
     source,
 )
 from xaibench.reports.html.data import Report, run_names
-from xaibench.reports.tables import INTERVAL_WAYS, RIVALS, stands_out
+from xaibench.reports.marks import marks, rivals
+from xaibench.reports.tables import INTERVAL_WAYS
 
 _HEAD, _FOOT, _TITLE, _AXIS, _ROW = 0.34, 0.46, 0.24, 0.36, 0.19  # inches
 _PATCH: Any = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}
@@ -59,8 +60,8 @@ def forest_plots(report: Report, *, metrics: Sequence[str] = (), classes: Sequen
     Of a map metric: a large panel of the mean over the classes with the numbers beside it, and a panel for each class;
     rows are the explainers, best mean first, then the baselines. Of a metric of the classifier: a panel for each run
     whose rows are the classes. Points are drawn at the score's value, bars to its interval's ends, and chance as a
-    dashed line, a tick for each row where explainers were scored on other pairs. A filled point lies beyond chance
-    and what looks at nothing (see `stands_out`).
+    dashed line, a tick for each row where explainers were scored on other pairs. A filled point of a
+    map metric is marked (see `xaibench.reports.marks.marks`), of a classifier's the interval lies beyond chance.
 
     Args:
         report: runs of one protocol.
@@ -97,11 +98,12 @@ def _map_panels(report: Report, metric: Metric, key: str, classes: Sequence[str]
 
     order = [report.methods[index] for index in sorted(range(len(report.methods)), key=place)]
     panels = []
+    marked = [marks(run, report.metrics) for run in report.runs]
     for name in chosen_classes(report, classes, [MACRO, *report.boxed]):
         bars = []
         for method in order:
             score = table.get((method.run, method.explainer, name))
-            out = score is not None and stands_out(report.runs[method.run], score, metric)
+            out = (method.explainer, key, name) in marked[method.run]
             bars.append(Bar(method.label, score, method.baseline, out))
         panels.append(Panel(class_title(name), tuple(bars)))
     return panels
@@ -244,12 +246,10 @@ def _foot(report: Report, panels: Sequence[Panel]) -> list[str]:
     ways = dict.fromkeys(INTERVAL_WAYS.get(score.interval, score.interval) for score in scores if score.low is not None)
     level = f"{100 * report.benchmark.statistics.confidence:.4g}%"
     lines = [f"Bars: {level} intervals ({', '.join(ways)})."] if ways else []
-    rivals = [name for name in RIVALS if any(name in run.baselines for run in report.runs)]
-    maps = any(score.explainer for score in scores)
-    beyond = (
-        f"chance{' and the baseline' + 's' * (len(rivals) > 1) + ' ' + ' and '.join(rivals) if rivals and maps else ''}"
-    )
-    marks = f"Filled: the interval lies beyond {beyond}."
+    beaten = dict.fromkeys(name for run in report.runs for name in rivals(run))
+    marks = "Filled: the interval lies beyond chance."
+    if any(score.explainer for score in scores):
+        marks = f"Filled: beats {' and '.join(filter(None, ['chance', ', '.join(beaten)]))} (paired tests, Holm)."
     if any(score.chance is not None for score in scores):
         marks = f"Dashed: chance. {marks}"
     if any(bar.baseline for panel in panels for bar in panel.bars):

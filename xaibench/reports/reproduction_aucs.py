@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from xaibench.harness.variants import CLASSIFIERS
 from xaibench.published import Published
 from xaibench.reports.page import Block, Missing, Section, Table, Text
 from xaibench.reports.reproduction_claims import NIH, not_alike
-from xaibench.reports.reproduction_scores import level, number, p_value, ranged
+from xaibench.reports.reproduction_scores import level, number, of_fewer, p_value, ranged
 
 _STRICT = "ROC-AUC without leaking patients and contradicting negatives"
 
@@ -85,7 +84,7 @@ def _strict_blocks(found: Reproduction) -> list[Block]:
         for classifier in CLASSIFIERS:
             every, left = found.aucs[classifier][k], found.strict[classifier][k]
             row += [ranged(every.value, every.low, every.high), ranged(left.value, left.low, left.high)]
-            row[-1] += _of_fewer([auc.value for auc in found.strict[classifier][:-1]]) if name == MACRO else ""
+            row[-1] += of_fewer([auc.value for auc in found.strict[classifier][:-1]]) if name == MACRO else ""
         rows.append(row)
         if left.value != left.value:
             absent.append(
@@ -107,12 +106,6 @@ def _leaves_out(found: Reproduction) -> bool:
         (every.positives, every.negatives) != (left.positives, left.negatives)
         for every, left in zip(found.aucs[first], found.strict[first], strict=True)
     )
-
-
-def _of_fewer(values: Sequence[float]) -> str:
-    """Mark a mean over the classes that leaves some out."""
-    known = sum(value == value for value in values)
-    return "" if known == len(values) else f", of {known} of {len(values)} classes"
 
 
 def _left(auc: MeanAUC) -> str:
@@ -178,7 +171,7 @@ def _equivalence_blocks(found: Reproduction) -> list[Block]:
         name, images = item.class_name, "without leaks and contradictions" if item.usable else "all test images"
         if name == MACRO:
             alike = [one.difference for one in found.equivalence if one.usable == item.usable and one is not item]
-            name = "mean of the classes" + _of_fewer(alike)
+            name = "mean of the classes" + of_fewer(alike)
         rows.append(
             [
                 f"{name}, {images}",

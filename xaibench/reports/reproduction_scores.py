@@ -195,7 +195,10 @@ def _map_blocks(found: Reproduction) -> list[Block]:
     rows = []
     for item in found.maps:
         title = registry.get("metrics", item.metric).load().title
-        name = "mean of the classes" if item.class_name == MACRO else item.class_name
+        name = item.class_name
+        if name == MACRO:
+            classes = [one.first for one in found.maps if one.metric == item.metric and one is not item]
+            name = "mean of the classes" + of_fewer(classes)
         rows.append(
             [
                 f"{title}: {name}",
@@ -257,6 +260,12 @@ def ranged(value: float, low: float, high: float) -> str:
     '0.970 (0.924 to 0.988)'
     """
     return f"{number(value)} ({number(low)} to {number(high)})"
+
+
+def of_fewer(values: Sequence[float]) -> str:
+    """Mark a mean over the classes that leaves some out."""
+    known = sum(value == value for value in values)
+    return "" if known == len(values) else f", of {known} of {len(values)} classes"
 
 
 def number(value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,10 @@ from xaibench.errors import PluginError, XaibenchError
 from xaibench.harness.run import MACRO, Run, Score
 from xaibench.metrics.base import Metric
 from xaibench.paths import write_atomically
+from xaibench.reports import marks as marking
 from xaibench.reports._layout import Cell, Glyphs, Grid, Group, Row, fold, paragraphs
 
 PIPE_WIDTH = 160
-RIVALS = ("random", "center")
-"""Baselines that a marked score must beat: they look at nothing, not even at the training boxes."""
 _TERMINAL = Glyphs()
 INTERVAL_WAYS = {
     "score": "score intervals by patient",
@@ -31,7 +30,10 @@ INTERVAL_WAYS = {
     "bca": "BCa bootstrap by patient",
     "delong": "DeLong",
     "exact": "Clopper-Pearson where the scores have no spread",
+    "two levels": "seeds and patients drawn",
+    "patients only": "patients drawn, of one seed",
     "wilson": "Wilson where the bootstrap has no spread",
+    "two levels": "training seeds and patients as two levels",
     "bounds": "the metric's bounds where nothing else can speak",
 }
 """How intervals are made, in words."""
@@ -58,15 +60,16 @@ def run_tables(
     declared = [spec.name for spec in run.benchmark.metrics]
     known = [m for name in declared if name in metrics and metrics[name].headline for m in _shown(metrics[name])]
     parts += _classification(run, [m for m in known if m.category == "classification"], width, glyphs)
-    marked = corrected = undefined = False
+    judged = marking.judged(run, metrics)
+    maps = corrected = undefined = False
     for category in dict.fromkeys(m.category for m in known if m.category != "classification"):
         chosen = [m for m in known if m.category == category]
-        groups = _groups(run, chosen, glyphs)
+        groups = _groups(run, chosen, glyphs, judged.cells)
         if not groups:
             continue
+        maps = True
         corrected |= groups[-1].heading == _CORRECTED
         cells = [cell for group in groups for row in group.rows for cell in row.cells if cell]
-        marked |= any(cell.mark for cell in cells)
         undefined |= any(cell.remark for cell in cells)
         title = [Text.assemble((category.capitalize(), "bold"), (f"  {_interval(run, chosen)}", "dim"))]
         if len(title[0]) > width:
@@ -74,7 +77,14 @@ def run_tables(
             title = [Text(category.capitalize(), "bold"), *(Text(line, "dim") for line in ways)]
         headers = [_title(run, m) for m in chosen]
         parts.append(_section([*title, *Grid(headers, groups, glyphs).render(width)]))
-    legend = _legend(run, known, glyphs, marked=marked, undefined=undefined)
+    legend = _marks_legend(run, metrics, judged, glyphs) if maps and run.explainers else []
+    if undefined:
+        lost = {score.metric for score in run.scores if score.explainer and score.nan}
+        how = undefined_counts(list(metrics.values()), lost, run.benchmark.scoring)
+        legend.append(f"undef.: pairs without a score; {how}; rest: the value of the others alone")
+        legend.append("constant: maps of one value throughout")
+    if _fewer(run):
+        legend.append(f"{glyphs.fewer} mean over fewer classes than its neighbours', so not to be compared with them")
     if corrected:
         legend.append(f"{_CORRECTED}: 0 is chance, 1 the metric's best value, below 0 is worse than chance")
     if legend:
@@ -127,24 +137,41 @@ def export_svg(run: Run, path: Path, width: int = 120, metrics: Mapping[str, Met
 
 
 def stands_out(run: Run, score: Score, metric: Metric) -> bool:
-    """Return whether a score is better than what looks at nothing gets.
+    """Return whether a score is marked; see `xaibench.reports.marks.marks`, which tells it of all scores at once."""
+    known = {**_registered(run), metric.name: metric}
+    return (str(score.explainer), score.metric, score.class_name) in marking.marks(run, known)
 
-    True if the interval's near end (the low one, where higher is better) lies beyond the chance level and beyond the
-    values of those of the baselines "random" and "center" that the run has. False if any of these numbers is undefined,
-    and of a metric neither end of whose range is best.
+
+def undefined_counts(metrics: Iterable[Metric], names: Collection[str], scoring: int) -> str:
+    """Say what a pair without a score counts as, metric by metric where they differ.
+
+    Args:
+        metrics: declarations.
+        names: of the scores in a run that have such pairs.
+        scoring: by which rules the runs were scored.
     """
-    if score.explainer not in run.explainers or not metric.corrected:
-        return False
-    sign = 1.0 if metric.direction == "higher" else -1.0
-    near = score.low if metric.direction == "higher" else score.high
-    rivals = [name for name in RIVALS if name in run.baselines]
-    bars = [score.chance]
-    for name in rivals:
-        found = run.select(explainer=name, metric=score.metric, class_name=score.class_name)
-        bars.append(found[0].value if found else None)
-    if near is None or math.isnan(near):
-        return False
-    return all(bar is not None and not math.isnan(bar) and sign * near > sign * bar for bar in bars)
+    lost = {name.partition("@")[0] for name in names}
+    kinds: dict[str, list[str]] = {}
+    for one in metrics:
+        if one.name not in lost:
+            continue
+        level = "is left out"
+        if scoring > 1 and one.counts_as is not None:
+            level = f"counts as {one.counts_as:g}"
+        elif scoring > 1 and one.corrected and one.chance is not None:
+            level = "counts as chance"
+        kinds.setdefault(level, []).append(one.title.partition(" (")[0])
+    said = [f"{how} ({', '.join(titles)})" if len(kinds) > 1 else how for how, titles in kinds.items()]
+    return f"in the value such a pair {', '.join(said)}, and is left out where the metric was given up"
+
+
+def _fewer(run: Run) -> set[tuple[str | None, str]]:
+    """Return explainer and score name of the means that are over fewer classes than another explainer's."""
+    means = [s for s in run.select(class_name=MACRO) if s.explainer and s.value is not None]
+    most: dict[str, int] = {}
+    for score in means:
+        most[score.metric] = max(most.get(score.metric, 0), score.classes)
+    return {(score.explainer, score.metric) for score in means if score.classes < most[score.metric]}
 
 
 def _registered(run: Run) -> dict[str, Metric]:
@@ -229,9 +256,10 @@ def _classification(run: Run, metrics: Sequence[Metric], width: int, glyphs: Gly
     return [_section([title, *grid.render(width)])]
 
 
-def _groups(run: Run, metrics: Sequence[Metric], glyphs: Glyphs) -> list[Group]:
+def _groups(run: Run, metrics: Sequence[Metric], glyphs: Glyphs, marked: frozenset[marking.Cell]) -> list[Group]:
     """Return the rows of each class with scores, then those of the mean over the classes."""
     names = [_key(metric) for metric in metrics]
+    fewer = _fewer(run)
     groups = []
     for class_name in (*run.benchmark.classes, MACRO):
         scores = [s for s in run.select(class_name=class_name) if s.metric in names and s.explainer and s.n]
@@ -244,7 +272,14 @@ def _groups(run: Run, metrics: Sequence[Metric], glyphs: Glyphs) -> list[Group]:
             if not there:
                 continue
             cells = [
-                _cell(s, m, glyphs, 2, mark=s is not None and stands_out(run, s, m))
+                _cell(
+                    s,
+                    m,
+                    glyphs,
+                    2,
+                    mark=s is not None and (explainer, s.metric, class_name) in marked,
+                    fewer=s is not None and class_name == MACRO and (explainer, s.metric) in fewer,
+                )
                 for s, m in zip(own, metrics, strict=True)
             ]
             constant = max(score.constant for score in there)
@@ -294,13 +329,17 @@ def _one(scores: Sequence[Score], explainer: str | None) -> Score | None:
     return next((score for score in scores if score.explainer == explainer), None)
 
 
-def _cell(score: Score | None, metric: Metric, glyphs: Glyphs, digits: int, *, mark: bool = False) -> Cell | None:
+def _cell(
+    score: Score | None, metric: Metric, glyphs: Glyphs, digits: int, *, mark: bool = False, fewer: bool = False
+) -> Cell | None:
     if score is None:
         return None
     remark = f"{score.nan:,} undef." if score.nan else ""
+    if score.nan and score.defined is not None:
+        remark += f", rest {_number(score.defined, metric, digits)}"
     if score.value is None or math.isnan(score.value):
         return Cell(glyphs.dash, remark=remark)
-    value = _number(score.value, metric, digits)
+    value = _number(score.value, metric, digits) + (glyphs.fewer if fewer else "")
     low, high = (glyphs.dash if end is None else _number(end, metric, digits) for end in (score.low, score.high))
     interval = f"[{low}, {high}]"
     plain = score.low is not None and score.high is not None and score.low >= 0 and "e" not in low + high
@@ -367,14 +406,13 @@ def _interval(run: Run, metrics: Sequence[Metric]) -> str:
     return f"{_level(run)} intervals: {', '.join(INTERVAL_WAYS.get(way, way) for way in ways)}" if ways else ""
 
 
-def _legend(run: Run, metrics: Sequence[Metric], glyphs: Glyphs, *, marked: bool, undefined: bool) -> list[str]:
-    lines = []
-    if marked:
-        rivals = [name for name in RIVALS if name in run.baselines]
-        beaten = f"chance and the values of {' and '.join(rivals)}" if rivals else "chance"
-        if any(m.direction == "lower" for m in metrics):
-            beaten += "; where lower is better, its high end below them"
-        lines.append(f"{glyphs.mark} the low end of the {_level(run)} interval lies above {beaten}")
-    if undefined:
-        lines.append("undef.: pairs without a value, left out of the mean; constant: maps of one value throughout")
+def _marks_legend(run: Run, metrics: Mapping[str, Metric], judged: marking.Marks, glyphs: Glyphs) -> list[str]:
+    """Say what a mark means, that there is none and why, and which metrics can have none."""
+    lines = [f"{glyphs.mark} {marking.meaning([run])}"]
+    if judged.reason:
+        lines.append(f"no {glyphs.mark} here: {judged.reason}")
+    elif not judged.cells:
+        lines.append(f"no {glyphs.mark} here: none of the {sum(judged.tested.values())} cells tested is")
+    if not judged.reason and (names := marking.untested(run, metrics, judged)):
+        lines.append(f"never {glyphs.mark}, without a chance level or scores of images: {', '.join(names)}")
     return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -178,6 +179,7 @@ def _design_effect(residuals: Array, patient: npt.NDArray[np.intp]) -> float:
     return error**2 / alone**2 if alone > 0 else math.nan
 
 
+@lru_cache(maxsize=256)
 def _noncentrality(freedom: int, alpha: float, power: float) -> float:
     """Return the mean, in standard errors, that a two-sided t test finds with probability `power`."""
     limit = float(t_distribution.isf(alpha / 2, freedom))

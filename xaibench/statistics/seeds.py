@@ -73,7 +73,7 @@ def two_level_interval(
 
     >>> found = two_level_interval({"0": [0.2, 0.4, 0.9], "1": [0.3, 0.5, 0.7]}, ["p", "q", "r"])
     >>> f"{found.value:.2f}, {found.interval.low:.2f} to {found.interval.high:.2f}"
-    '0.50, 0.03 to 0.97'
+    '0.50, 0.02 to 0.98'
     """
     check_confidence(confidence)
     if not values:

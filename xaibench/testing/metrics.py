@@ -272,10 +272,10 @@ def _classification(report: Report, metric: Metric, parameters: dict[str, Any]) 
     )
     one_class = value(scores, np.zeros_like(labels))
     report.expect(
-        one_class != one_class,
+        metric.one_class or one_class != one_class,
         "undefined",
         f"without a positive label it is {one_class:.3g}, not NaN",
-        "Return NaN where it is undefined.",
+        "Return NaN where it is undefined, or declare one_class = True.",
         "warning",
     )
 

@@ -18,6 +18,7 @@ REFERENCES: list[Reference] = [*CLASSIFICATION, *MAPS, *BOXES, *FAITHFULNESS, *A
 WITHOUT_REFERENCE = {
     "attribution_localisation_weighted": "Quantus 0.6.0's divides by the wrong axis: worked case in test_ranking",
     "map_area": "visible_in_box with the whole image as mask",
+    "visible_outside": "visible_in_box with all that is not the mask as mask",
     "lung_coverage": "visible_in_box with the lung fields as mask",
     "input_invariance": "Quantus's shift spoils the padded border: worked case in test_axioms, beside promises kept",
 }

@@ -258,10 +258,10 @@ def faithfulness_correlation(given: Explained) -> Array:
 
 def of_cells(given: Explained) -> Explained:
     """Give each pixel the mean of its cell, so that a step of a cell's pixels in the map's order is that cell."""
-    number, maps = cells_of(given), given.maps.double().numpy()
-    side = maps.shape[-1] // number
-    means = maps.reshape(len(maps), number, side, number, side).mean((2, 4))
-    return replace(given, maps=torch.from_numpy(means.repeat(side, 1).repeat(side, 2)), shared={})
+    numbers = _perturb.cell_numbers(given, cells_of(given)).flatten(1).numpy()
+    values = given.maps.double().flatten(1).numpy()
+    means = [(np.bincount(n, v) / np.bincount(n))[n] for n, v in zip(numbers, values, strict=True)]
+    return replace(given, maps=torch.from_numpy(np.stack(means)).reshape(given.maps.shape), shared={})
 
 
 def faithfulness_estimate(given: Explained) -> Array:
@@ -386,7 +386,7 @@ FAITHFULNESS = [
         "faithfulness_estimate",
         "Quantus FaithfulnessEstimate",
         faithfulness_estimate,
-        own_of_cells("faithfulness_estimate", **_BLACK),
+        lambda given: own_of_cells("faithfulness_estimate", **_BLACK)(of_cells(given)),
     ),
     of_scores(
         "sensitivity_n",

@@ -79,7 +79,7 @@ def scaled(map_: Array) -> Array:
 
 
 def eight_bits(map_: Array) -> Array:
-    """Cut to 8 bits, for metrics whose source does so."""
+    """Return what OpenCV is given where the definition is of 8 bits."""
     return (255 * scaled(map_)).astype(np.uint8)
 
 
@@ -101,8 +101,8 @@ def _pooled_ap(case: tuple[Tensor, Tensor]) -> Array:
     from sklearn.metrics import average_precision_score
 
     maps, masks = case
-    pixels = np.concatenate([scaled(map_.numpy()).ravel() for map_ in maps])
-    return np.array([average_precision_score(masks.numpy().ravel(), pixels)])
+    values = np.concatenate([scaled(map_.double().numpy()).ravel() for map_ in maps])
+    return np.array([average_precision_score(masks.flatten(), values)])
 
 
 def _best_jaccard(case: tuple[Tensor, Tensor]) -> Array:
@@ -117,13 +117,6 @@ def _visible(map_: Array, mask: Array) -> float:
 
     shown = torch.from_numpy(np.clip(map_, 0, None) / map_.max())
     return float(binary_recall((shown > 0.5).int(), torch.from_numpy(mask).int()))
-
-
-def _visible_outside(map_: Array, mask: Array) -> float:
-    from torchmetrics.functional.classification import binary_specificity
-
-    shown = torch.from_numpy(np.clip(map_, 0, None) / map_.max())
-    return 1 - float(binary_specificity((shown > 0.5).int(), torch.from_numpy(mask).int()))
 
 
 def _near_peak(map_: Array, mask: Array) -> float:
@@ -163,12 +156,6 @@ MAPS: list[Reference] = [
         "torchmetrics binary_recall",
         each(_visible),
         own_scores("visible_in_box", thresholds=(0.5,)),
-    ),
-    of_maps(
-        "visible_outside",
-        "torchmetrics binary_specificity, from 1",
-        each(_visible_outside),
-        own_scores("visible_outside", thresholds=(0.5,)),
     ),
     # Quantus adds 1e-7 to every value, which shows in small maps; the index does not depend on the scale
     of_maps("sparseness", "Quantus Sparseness", quantus("Sparseness", absolute=True, scale=1e3)),
