@@ -179,7 +179,7 @@ class Benchmark(_Spec):
             {key: value for key, value in metric.items() if (key, value) != ("version", 1)}
             for metric in table["metrics"]
         ]
-        return digest(table if self.scoring == 1 else {**table, "scoring": self.scoring})
+        return digest(_as_written_before(table) if self.scoring == 1 else {**table, "scoring": self.scoring})
 
     @property
     def frame(self) -> Frame | None:
@@ -223,6 +223,15 @@ class Benchmark(_Spec):
             f"benchmark {self.name!r} has no recipe for {name!r}, only for {', '.join(sorted(self.classifiers))}: "
             f"add [classifiers.{name}] or [classifiers.default] to a copy of its TOML"
         )
+
+
+def _as_written_before(table: dict[str, Any]) -> dict[str, Any]:
+    """Return a protocol of scoring 1 without what was the default then: its hash is the one that its runs recorded."""
+    statistics = {key: value for key, value in table.pop("statistics", {}).items() if (key, value) != _OLD_METHOD}
+    return {**table, "statistics": statistics} if statistics else table
+
+
+_OLD_METHOD = ("method", "percentile")
 
 
 def _pinned(spec: MetricSpec) -> MetricSpec:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import io
+import itertools
 import os
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 import torch
+from rich.console import Console
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
@@ -22,13 +25,15 @@ from tests.cases.base import Pair, case
 from tests.cases.network import SIZE, benchmark, run, value
 from tests.classifiers import odd_networks as odd
 from xaibench import registry
-from xaibench.benchmark import Benchmark, load_benchmark
+from xaibench.benchmark import Benchmark, LocalizationSpec, load_benchmark
 from xaibench.classifiers.base import Classifier
 from xaibench.explainers.base import Explainer
 from xaibench.harness.run import Run
 from xaibench.harness.setup import load_splits
 from xaibench.metrics import localization
 from xaibench.metrics.base import metric
+from xaibench.reports.comparison import compare
+from xaibench.reports.tables import print_run
 from xaibench.types import Frame, Prediction
 
 SECTION = "Numbers that can't flatter"
@@ -231,6 +236,66 @@ def over_coverage(folder: Path) -> Pair:
         for side in (True, False)
     )
     return Pair(values if len(values) == 2 else [*values, "not measured"], [inside, outside])
+
+
+# marks and tests
+
+
+def around_the_box(protocol: Benchmark) -> Maps:
+    """Return maps that know where the test boxes are, and lay 0.12 of their height over the rest of the image."""
+    test = load_splits(protocol, None).test
+    rows = {name: row for row, name in enumerate(test.ids)}
+
+    def found(name: str, target: int) -> npt.NDArray[np.float32]:
+        region = test.regions(rows[name]).get(target)
+        inside = np.zeros((SIZE, SIZE), bool) if region is None else region.rasterize(Frame.square(SIZE))
+        return np.where(inside, 1.0, 0.12).astype(np.float32)
+
+    return found
+
+
+@case(
+    SECTION,
+    "energy in the heart's box below that of prior_box, which looks at no image: what the table does",
+    before="marked",
+    right="not marked",
+    source="a mark says: better than chance and than every baseline that sees no image",
+    test="tests/reports/test_marks.py::test_a_score_below_the_prior_box_is_not_marked",
+)
+def mark_below_the_prior_box(folder: Path) -> str:
+    baselines = ["random", "center", "prior_box"]
+    protocol = benchmark("energy").model_copy(update={"localization": LocalizationSpec(baselines=tuple(baselines))})
+    found = scored(around_the_box(protocol), protocol, out=folder)
+    ours, prior = (found.select(explainer=name, class_name="Cardiomegaly")[0].value for name in ("given", "prior_box"))
+    assert ours is not None
+    assert prior is not None
+    if ours >= prior:
+        return f"{ours:.2f} is not below {prior:.2f}"
+    text = io.StringIO()
+    print_run(found, Console(file=text))
+    lines = text.getvalue().splitlines()
+    start = next(at for at, line in enumerate(lines) if line.startswith("Cardiomegaly"))
+    return "marked" if "▲" in next(line for line in lines[start:] if line.strip().startswith("given")) else "not marked"
+
+
+@case(
+    SECTION,
+    "hits of an explainer and of a baseline on the same pairs, some of them of one patient: the p-value in compare",
+    before="0.00149112",
+    source="all exchanges of the two in whole patients, one by one, as in the report's summary",
+    test="tests/reports/test_comparison.py::test_hits_are_tested_by_the_same_permutations_as_every_score",
+)
+def one_p_value(folder: Path) -> Pair:
+    protocol = benchmark("hit_rate").model_copy(update={"localization": LocalizationSpec(baselines=("center",))})
+    found = scored(around_the_box(protocol), protocol, out=folder)
+    (table,) = compare(found).tables
+    images = found.images()
+    assert len(set(images["class"].astype(str).value_counts())) == 1, "the mean over the classes is that over the pairs"
+    hits = images.pivot(index=["patient", "image", "class"], columns="explainer", values="value")
+    sums = (hits["given"] - hits["center"]).groupby(level="patient", observed=True).sum().to_numpy()
+    sums = sums[sums != 0]
+    flipped = np.array([np.dot(signs, sums) for signs in itertools.product((1, -1), repeat=len(sums))])
+    return Pair(table.pairs[0].p, float(np.mean(np.abs(flipped) >= abs(sums.sum()) - 1e-9)))
 
 
 # what decides a number, and what does not

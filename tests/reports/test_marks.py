@@ -163,7 +163,7 @@ def test_the_table_shows_the_marks_and_what_they_mean(tmp_path: Path) -> None:
     assert any(
         line.startswith("▲ better than chance and than every baseline that sees no image (random, pr") for line in lines
     )
-    assert "never ▲, without a chance level or scores of images: Complexity" in lines
+    assert "never ▲ (not judged against chance, or without scores of images): Complexity" in lines
     assert math.isclose(judged(made(tmp_path / "B", values), KNOWN).p["cam", "energy", MACRO], 1.0)
 
 

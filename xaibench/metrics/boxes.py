@@ -137,9 +137,10 @@ def t_iou(
 ) -> Tensor:
     """Is there a detected box whose IoU with a box of the region is above T? (B, T), one column for each T.
 
-    Detected are the boxes at every one of the grey levels, each thresholded for itself, together; the map is scaled to
-    8 bits, as the paper's heatmaps are. Every further level is a further chance to hit: see `t_iou_false_positives`
-    beside it. Chance: simulated; near 1 at T = 0.1, as among so many boxes one will do, near 0 at 0.5 and above.
+    The map is scaled to 8 bits, whose levels the definition thresholds. Detected are the boxes at every one of the grey
+    levels, each thresholded for itself, together. Every further level is a further chance to hit: see
+    `t_iou_false_positives` beside it. Chance: simulated; near 1 at T = 0.1, as among so many boxes one will do, near 0
+    at 0.5 and above.
 
     >>> maps = torch.tensor([[[9.0, 9.0, 0.0, 0.0, 4.0]]])  # grey 255, 255, 0, 0, 113
     >>> masks = torch.tensor([[[False, True, False, False, False]]])
@@ -173,8 +174,8 @@ def t_iobb(
 ) -> Tensor:
     """Is there a detected box that lies in a box of the region by more than T of its own area? (B, T), as `t_iou`.
 
-    The map is scaled to 8 bits. Rewards tiny boxes: one of a single pixel inside the region hits at every T. Chance,
-    simulated, is therefore 1 for all but the smallest regions. Never show it without `t_iobb_false_positives`.
+    The map is scaled to 8 bits, as there. Rewards tiny boxes: one of a single pixel inside the region hits at every T.
+    Chance, simulated, is therefore 1 for all but the smallest regions. Never show it without `t_iobb_false_positives`.
 
     >>> maps = torch.tensor([[[9.0, 9.0, 0.0, 0.0, 4.0]]])
     >>> masks = torch.tensor([[[False, False, False, False, True]]])
@@ -208,9 +209,9 @@ def t_iou_false_positives(
 ) -> Tensor:
     """Number of detected boxes, at all grey levels, whose IoU with every box of the region is T or less: (B, T).
 
-    The map is scaled to 8 bits. Counted on images that have the class, as they have the boxes. The paper doesn't say
-    over which images it averages; its AFP is not this number: with two levels each image has two boxes at least, and
-    its hits and AFP add up to fewer.
+    Boxes of the map scaled to 8 bits, as in `t_iou`. Counted on images that have the class, as they have the boxes. The
+    paper doesn't say over which images it averages; its AFP is not this number: with two levels each image has two
+    boxes at least, and its hits and AFP add up to fewer.
 
     >>> maps = torch.tensor([[[9.0, 9.0, 0.0, 0.0, 4.0]]])  # boxes: two at level 60, one at 180
     >>> masks = torch.tensor([[[True, True, False, False, False]]])

@@ -190,7 +190,7 @@ def max_box_acc(
 
     Returns whether it has, at every threshold, (B, T). The metric as published is ``max_box_acc@oracle``: the threshold
     is chosen on the images that are scored; ``max_box_acc@tuned`` stands beside it. Boxes as in `box_iou`, of the map
-    scaled to 8 bits, which says how wsolevaluation's differ. Chance: simulated.
+    scaled to 8 bits; it says how wsolevaluation's differ. Chance: simulated.
 
     >>> maps = torch.tensor([[[9.0, 9.0, 0.0, 0.0, 4.0]]])
     >>> masks = torch.tensor([[[False, True, False, False, False]]])
@@ -225,8 +225,8 @@ def max_box_acc_v2(
 ) -> Tensor:
     """As `max_box_acc`, of the best of all components' boxes, averaged over three IoUs, each at its own best threshold.
 
-    Returns whether some box reaches each delta, at every threshold: (B, 3 T), delta by delta. The map is scaled to 8
-    bits, as in `max_box_acc`. Chance: simulated.
+    Returns whether some box, of the map scaled to 8 bits, reaches each delta at every threshold: (B, 3 T), delta by
+    delta. Chance: simulated.
 
     >>> maps = torch.tensor([[[9.0, 9.0, 0.0, 0.0, 4.0]]])
     >>> masks = torch.tensor([[[False, False, False, False, True]]])

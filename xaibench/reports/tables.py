@@ -30,10 +30,8 @@ INTERVAL_WAYS = {
     "bca": "BCa bootstrap by patient",
     "delong": "DeLong",
     "exact": "Clopper-Pearson where the scores have no spread",
-    "two levels": "seeds and patients drawn",
     "patients only": "patients drawn, of one seed",
     "wilson": "Wilson where the bootstrap has no spread",
-    "two levels": "training seeds and patients as two levels",
     "bounds": "the metric's bounds where nothing else can speak",
 }
 """How intervals are made, in words."""
@@ -414,5 +412,6 @@ def _marks_legend(run: Run, metrics: Mapping[str, Metric], judged: marking.Marks
     elif not judged.cells:
         lines.append(f"no {glyphs.mark} here: none of the {sum(judged.tested.values())} cells tested is")
     if not judged.reason and (names := marking.untested(run, metrics, judged)):
-        lines.append(f"never {glyphs.mark}, without a chance level or scores of images: {', '.join(names)}")
+        why = "not judged against chance, or without scores of images"
+        lines.append(f"never {glyphs.mark} ({why}): {', '.join(names)}")
     return lines
