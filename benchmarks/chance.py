@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from xaibench import registry
-from xaibench.metrics import Metric, boxes, localization
+from xaibench.metrics import Metric, boxes, localization, pixel_rows
 from xaibench.metrics._noise import noise_maps
 
 SIDE = 32
@@ -62,8 +62,6 @@ def metrics() -> Iterator[tuple[Metric, dict[str, object]]]:
     for name in registry.list_metrics():
         entry = registry.get("metrics", name)
         metric = entry.load()
-        if metric.pool and metric.pool.pixels:
-            continue  # of all images together: see tests/metrics/test_pooled.py
         if entry.is_builtin and metric.category in ("localization", "complexity") and callable(metric.chance):
             options = {"k": 100} if "k" in metric.parameters else {}
             yield metric, options | ({"thresholds": FEWER} if metric.pool and metric.pool.thresholds else {})
@@ -83,19 +81,28 @@ def check(metric: Metric, options: dict[str, object], maps: Tensor) -> Iterator[
     """Yield, for each mask, the column whose level lies furthest from the simulated mean, in half-widths."""
     assert callable(metric.chance)
     for name, mask in masks().items():
-        parts = [metric(part, mask.expand(len(part), -1, -1), **options) for part in maps.split(500)]
-        scores = torch.cat(parts).reshape(len(maps), -1)
+        scores = _scores(metric, options, maps, mask)
         declared = metric.chance(mask, **{**metric.parameters, **options}).reshape(-1)
         own = rests_on(metric, options)
         mean, variance = scores.mean(0), scores.var(0)
         if own is not None and metric.range == (0.0, 1.0):  # of hits that few maps have, as the level sees them
             variance = torch.maximum(variance, declared * (1 - declared)) if _counts(scores) else variance
-        error = (variance / len(maps) + (variance / own if own else 0)).sqrt()
+        error = (variance / len(scores) + (variance / own if own else 0)).sqrt()
         z = torch.special.ndtri(torch.tensor(1 - (1 - CONFIDENCE) / 2 / len(mean), dtype=torch.float64))
         half = z * error + 1e-12  # constant scores: rounding
         worst = int(((declared - mean).abs() / half).argmax())
         found = (float(values[worst]) for values in (declared, mean, half))
         yield Level(metric.name, name, worst, len(mean), *found)
+
+
+def _scores(metric: Metric, options: dict[str, object], maps: Tensor, mask: Tensor) -> Tensor:
+    """Return the scores (n, columns) of maps or, of a metric of all pixels of a class, of ten classes of maps."""
+    pixels = metric.pool.pixels if metric.pool else None
+    if pixels is None:
+        parts = [metric(part, mask.expand(len(part), -1, -1), **options) for part in maps.split(500)]
+        return torch.cat(parts).reshape(len(maps), -1)
+    classes = [pixel_rows(part, mask.expand(len(part), -1, -1)) for part in maps.chunk(10)]
+    return torch.tensor([pixels.exact(rows) for rows in classes], dtype=torch.float64)[:, None]
 
 
 def _counts(scores: Tensor) -> bool:

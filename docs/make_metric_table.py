@@ -3,9 +3,9 @@
     python docs/make_metric_table.py [--nih-sample DIR]
 
 The metrics come from the registry, the implementations from tests/metrics/references: an entry added there appears
-here. Maps: random ones, and GCM (CCM) and Grad-CAM maps of the shipped checkpoint on drawn radiographs; with
---nih-sample also of real ones, from a folder with a part of ChestX-ray8 (docs show numbers, no image). A quarter of an
-hour, as most of the other implementations ask the network image by image.
+here. Both sides get the raw maps: random ones, and GCM (CCM) and Grad-CAM maps of the shipped checkpoint on drawn
+radiographs; with --nih-sample also of real ones, from a folder with a part of ChestX-ray8 (docs show numbers, no
+image). A quarter of an hour, as most of the other implementations ask the network image by image.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from xaibench.metrics import Metric  # noqa: E402
 from xaibench.reports.page import Page, Section, Table, Text, to_markdown  # noqa: E402
 
 MAPS = (
-    "Both sides score the same maps, image by image; where a metric asks the network, the same network about the same "
+    "Both sides score the same raw maps, image by image: none is given what the other cut, scaled or sorted. Where a "
+    "metric asks the network, it is the same network about the same "
     "images, with the same pixels hidden, the same neighbours, random weights and classes. ccm and gradcam are maps of "
     "drawn radiographs; those called real, of a sample of ChestX-ray8; true are the contributions of a network that "
     "adds up pixels. Differences of relative stability, which has no bound, are relative."

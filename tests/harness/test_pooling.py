@@ -93,6 +93,14 @@ def test_classes_choose_for_themselves_and_undefined_pairs_are_noise() -> None:
     assert oracle.intervals.columns[2].method == "bounds"
 
 
+def test_noise_moves_the_choice_of_a_threshold() -> None:
+    nan = float("nan")
+    found = records([[0.5, 0.6, 0.0], [nan] * 3])
+    found.chance[:] = [0.4, 0.1, 0.0]
+    assert Pooling(METRIC, found, "cam").choose()[0].tolist() == [0]  # 0.45 and 0.35; of the map alone 0.5 and 0.6
+    assert tuned_choices([METRIC], found)["cam"]["iou_best"][0].tolist() == [0]
+
+
 def test_of_equal_thresholds_the_middle_is_taken() -> None:
     assert Pooling(METRIC, records([[0.5, 0.5, 0.5]]), "cam").choose()[0].tolist() == [1]
 
@@ -284,18 +292,51 @@ def test_pxap_in_each_image_s_own_frame_is_of_pixels_of_all_sizes() -> None:
     assert all(0 < value < 1 for value in found)
 
 
-def test_what_a_dataset_leaves_out_counts_nowhere() -> None:
-    from xaibench import registry
-    from xaibench.datasets.phantom import phantom
+IGNORING = ("pxap", "pixel_auc", "pixel_ap", "iou_fixed", "iou_best@oracle")
 
-    def half(**options: Any) -> Splits:
-        made = phantom(**options)
-        return replace(made, test=Leaving(made.test))
 
-    options = {"dataset": {"name": "half", "options": tiny_benchmark().dataset.options}}
-    registry.register("datasets", "half", half)
+@pytest.mark.parametrize("frame", ["input", "image"])
+def test_what_a_dataset_leaves_out_counts_nowhere(frame: str, tmp_path: Path) -> None:
+    """In metrics that take `ignore`; by the others, and where there is nothing left out, scores are as before."""
+    plain, leaving = phantom_splits(), phantom_splits(leaving=True)
+    metrics = [{"name": name} for name in ("energy", "pxap", "pixel_auc", "pixel_ap", "iou_fixed")]
+    metrics.append({"name": "iou_best", "parameters": FEW})
+    registry.register("datasets", "plain", lambda **_: plain)
+    registry.register("datasets", "half", lambda **_: leaving)
+    runs = {}
     try:
-        found, chance = pxap_of("random", **options), pxap_of("random")
+        for name in ("plain", "half"):
+            dataset = {"name": name, "options": {}}
+            table = {"frame": frame, "baselines": []}
+            benchmark = tiny_benchmark(metrics=metrics, dataset=dataset, localization=table)
+            runs[name] = evaluate("gcm", ["random"], benchmark, out=tmp_path / name, store=tmp_path / "store")
     finally:
+        registry.unregister("datasets", "plain")
         registry.unregister("datasets", "half")
-    assert found != pytest.approx(chance, abs=1e-3)
+    for metric in ("energy", *IGNORING):
+        for whole, half in zip(
+            *(runs[name].select(explainer="random", metric=metric) for name in ("plain", "half")), strict=True
+        ):
+            same = whole.value == half.value and whole.chance == half.chance
+            assert same == (metric == "energy"), metric
+    if frame == "image":
+        return
+    table = runs["half"].images()
+    for row, image_id in enumerate(leaving.test.ids):
+        for target, region in leaving.test.regions(row).items():
+            mask = region.rasterize(leaving.test.frame)[32:]  # the lower half
+            own = table[(table["image"] == image_id) & (table["class"] == leaving.test.classes[target])]
+            chance = dict(zip(own["metric"], own["chance"], strict=True))
+            assert np.isnan(chance["pixel_auc"]) == (not mask.any())
+            if mask.any():
+                pixels, inside = mask.size, int(mask.sum())
+                mean = (1 / np.arange(1, pixels + 1)).mean()
+                assert chance["pixel_ap"] == pytest.approx(mean + (1 - mean) * (inside - 1) / (pixels - 1))
+
+
+def phantom_splits(*, leaving: bool = False) -> Splits:
+    tiny = tiny_benchmark()
+    made = registry.get("datasets", "phantom").load()(
+        classes=tiny.classes, input_size=tiny.input_size, options=tiny.dataset.options
+    )
+    return replace(made, test=Leaving(made.test)) if leaving else made

@@ -211,7 +211,9 @@ MASKS = {
 
 
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
-@pytest.mark.parametrize("metric", [hit_rate, pointing_game, energy, visible_in_box, map_area], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "metric", [hit_rate, pointing_game, energy, visible_in_box, visible_outside, map_area], ids=lambda m: m.name
+)
 def test_chance_is_what_noise_scores(metric: Metric, mask: Tensor) -> None:
     # Thresholds share their draws: with 19 of them the band is widened to hold jointly (Bonferroni).
     maps = torch.rand(5000, 24, 24, generator=torch.Generator().manual_seed(11))

@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from xaibench.errors import UsageError
-from xaibench.metrics import Metric, pixel_rows
+from xaibench.metrics import Metric, _ops, pixel_rows
 from xaibench.metrics.boxes import box_iou
 from xaibench.metrics.pooled import iou_best, iou_fixed, max_box_acc, max_box_acc_v2, pxap
 
@@ -85,6 +85,36 @@ def test_iou_of_a_heavy_tail_is_exact_at_every_threshold(kind: torch.dtype) -> N
         assert iou_fixed(maps, masks, threshold=threshold).tolist() == wanted.tolist()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_foreground_lies_strictly_above_in_float64(dtype: torch.dtype) -> None:
+    maps = torch.tensor([[[-1.0, 0.0, 1e-20], [1e-10, 0.5, 1.0]]], dtype=dtype)
+    masks = torch.tensor([[[False, False, False], [True, True, True]]])
+    # 1e-20 is lost beside the 1 that is added, 1e-10 is not
+    assert iou_fixed(maps, masks, threshold=0.5).item() == 1
+    assert iou_fixed(maps, masks, threshold=0.5 + 1e-10).item() == pytest.approx(2 / 3)
+    moved = _ops.above(maps, masks, [0.5, 0.0])
+    assert moved.tolist() == [[[0, 2], [3, 3]]]
+
+
+def test_iou_without_the_pixels_to_ignore() -> None:
+    maps, masks = maps_and_masks(6, 32)
+    maps = maps.mul(6).exp()
+    low, high = (end.double()[:, None, None] for end in (maps.amin((1, 2)), maps.amax((1, 2))))
+    exact = (maps.double() - low) / (high - low)
+    ignore = torch.rand(masks.shape, generator=torch.Generator().manual_seed(6)) < 0.3
+    thresholds = (0.07, 0.0, 0.5, 0.003)
+    ious = iou_best(maps, masks, thresholds=thresholds, ignore=ignore)
+    for row in range(len(maps)):
+        kept = ~ignore[row]
+        for column, threshold in enumerate(thresholds):
+            segment, mask = exact[row][kept] > threshold, masks[row][kept]
+            expected = (segment & mask).sum() / (segment | mask).sum()
+            assert ious[row, column].item() == pytest.approx(expected.item(), abs=1e-6)
+    assert not torch.equal(ious, iou_best(maps, masks, thresholds=thresholds))
+    assert iou_fixed(maps, masks, ignore=masks).isnan().all()  # nothing is left of the region
+    assert iou_fixed.chance(masks, ignore=masks).isnan().all()
+
+
 def test_max_box_acc_is_the_share_of_box_ious_that_reach() -> None:
     maps, masks = maps_and_masks()
     thresholds = (0.1, 0.3, 0.5, 0.7)
@@ -120,6 +150,13 @@ def test_iou_chance_is_what_noise_scores(rows: slice) -> None:
     expected = iou_best.chance(mask, thresholds=thresholds)[0]
     assert ((scores.mean(0) - expected).abs() <= z * scores.std(0) / 100).all()
     assert iou_fixed.chance(mask).item() == expected[2]
+    ignore = torch.zeros_like(mask)
+    ignore[0, 2:6, :6] = True
+    scores = iou_best(
+        maps, mask.expand(len(maps), -1, -1), thresholds=thresholds, ignore=ignore.expand(len(maps), -1, -1)
+    )
+    expected = iou_best.chance(mask, thresholds=thresholds, ignore=ignore)[0]
+    assert ((scores.mean(0) - expected).abs() <= z * scores.std(0) / 100).all()
 
 
 @pytest.mark.parametrize("metric", [max_box_acc, max_box_acc_v2], ids=lambda m: m.name)

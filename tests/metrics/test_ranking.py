@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
+from xaibench.errors import UsageError
 from xaibench.metrics import Metric, _ops
 from xaibench.metrics.localization import energy
 from xaibench.metrics.ranking import (
@@ -210,3 +211,24 @@ def test_falling_is_numpys_order(values: np.ndarray) -> None:
     ordered = values[order]
     np.testing.assert_array_equal(ordered, -np.sort(-values))
     np.testing.assert_array_equal(numbers[1:] == numbers[:-1], ordered[1:] == ordered[:-1])
+
+
+def test_without_the_pixels_to_ignore() -> None:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(4, 12, 14, generator=generator).mul(3).round()  # with ties
+    masks, ignore = (torch.rand(4, 12, 14, generator=generator) < share for share in (0.2, 0.3))
+    for metric, theirs in ((pixel_auc, roc_auc_score), (pixel_ap, average_precision_score)):
+        expected = [theirs(masks[k][~ignore[k]], maps[k][~ignore[k]]) for k in range(4)]
+        assert metric(maps, masks, ignore=ignore).tolist() == pytest.approx(expected, abs=1e-12)
+        assert metric(maps.double(), masks, ignore=ignore).tolist() == pytest.approx(expected, abs=1e-12)
+        assert metric(maps, masks, ignore=masks).isnan().all()  # nothing is left of the region
+        assert metric.chance(masks, ignore=masks).isnan().all()
+        assert torch.equal(metric(maps, masks, ignore=torch.zeros_like(masks)), metric(maps, masks))
+        none = metric.chance(masks, ignore=torch.zeros_like(masks))
+        assert torch.allclose(none, metric.chance(masks), rtol=0, atol=1e-12)
+    assert pixel_auc(maps, masks, ignore=~masks).isnan().all()  # nothing is left of the rest
+    assert pixel_auc.chance(masks, ignore=~masks).isnan().all()
+    with pytest.raises(UsageError, match="ignore"):
+        pixel_ap(maps, masks, ignore=ignore[:2])

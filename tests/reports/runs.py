@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from xaibench.benchmark import Benchmark
@@ -29,6 +30,9 @@ def metrics(**changes: Metric) -> dict[str, Metric]:
     made["roc_auc"] = declare("roc_auc", "ROC-AUC", category="classification")
     made["visible_in_box"] = declare(
         "visible_in_box", "Share of the region visible", curve="thresholds", headline_at=0.5
+    )
+    made["visible_outside"] = replace(
+        declare("visible_outside", "Share of the rest visible", curve="thresholds", headline_at=0.5), direction="lower"
     )
     return {**made, **changes}
 

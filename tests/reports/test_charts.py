@@ -20,6 +20,7 @@ from PIL import Image
 
 from tests.reports import compared, runs
 from tests.reports.report_runs import CLASSES, EXPLAINERS, LONG, Shown, write_run
+from xaibench.benchmark import Benchmark
 from xaibench.errors import UsageError
 from xaibench.harness.run import MACRO, Run
 from xaibench.reports.chart_files import write_charts
@@ -172,6 +173,28 @@ def test_curves_against_the_threshold_are_the_runs_scores_with_chance(report: Re
         assert {(round(x, 6), round(y, 6)) for x, y in edges} == {
             (round(x, 6), round(end, 6)) for x, s in zip((0.25, 0.5), own, strict=True) for end in (s.low, s.high)
         }
+
+
+def test_inside_is_drawn_against_outside_at_the_same_thresholds(report: Report) -> None:
+    (run,) = report.runs
+    scores = [*run.scores]
+    for s in run.scores:
+        if s.metric.startswith("visible_in_box") and s.value is not None:
+            outside = s.value / 2 if s.metric.endswith("0.50") else s.value / 2 + 0.1
+            scores.append(replace(s, metric=s.metric.replace("in_box", "outside"), value=outside, low=0.0, high=1.0))
+    table = run.benchmark.model_dump()
+    both = Benchmark.model_validate({**table, "metrics": [*table["metrics"], {"name": "visible_outside"}]})
+    figures = threshold_figures(Report([replace(run, benchmark=both, scores=tuple(scores))], runs.metrics()))
+    assert list(figures) == ["curve-inside-outside", "curve-visible-in-box", "curve-visible-outside"]
+    for axes, place in zip(panels(figures["curve-inside-outside"]), [MACRO, *report.boxed], strict=True):
+        lines = {line.get_label(): line for line in drawn(axes, "curve")}
+        assert list(lines) == [*run.explainers, *run.baselines]
+        for name, line in lines.items():
+            own = {s.metric: s.value for s in scores if s.explainer == name and s.class_name == place}
+            for metric, values in (("visible_outside", line.get_xdata()), ("visible_in_box", line.get_ydata())):
+                assert list(values) == [own[f"{metric}@{at}"] for at in ("0.25", "0.50")]
+        (level,) = drawn(axes, "chance")
+        assert list(level.get_xdata()) == list(level.get_ydata()) == [0, 1]
 
 
 def test_roc_curves_have_their_band_the_diagonal_and_the_runs_auc(saved: tuple[Run, Shown]) -> None:

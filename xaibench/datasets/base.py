@@ -62,7 +62,8 @@ class Split(ABC):
     def ignored(self, index: int) -> npt.NDArray[np.bool_] | None:
         """Return the pixels of image `index` that count neither for nor against a map, (h, w), in a frame of any size.
 
-        None: all count. Of the built-in metrics `pxap` leaves them out.
+        None: all count. Metrics that take a keyword `ignore` leave them out: of the built-in ones pxap, pixel_auc,
+        pixel_ap, iou_fixed and iou_best. Maps are still scaled with them.
         """
         return None
 

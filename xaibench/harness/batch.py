@@ -21,7 +21,7 @@ from xaibench.errors import PLUGIN_ERRORS, NotApplicableError
 from xaibench.explainers.base import Explainer
 from xaibench.harness.forward import Forward, Precision
 from xaibench.harness.frames import mask_in, nearest_fixed, together
-from xaibench.harness.kept import Kept, Pairs, masks_hash, regions_hash
+from xaibench.harness.kept import Kept, Pairs, ignored_hash, masks_hash, regions_hash
 from xaibench.harness.records import MapMetric, Offer, Part, Picture, Plain, most_columns_first, side_by_side
 from xaibench.harness.scoring import ExplainerFailedError, Maps, Scores
 from xaibench.metrics._ops import sharing
@@ -249,8 +249,7 @@ class BatchWork:
 
     def ignored(self, frame: Frame, places: Sequence[int]) -> Tensor | None:
         """Return which pixels of pairs the dataset leaves out, (n, H, W) in a frame; None where it leaves out none."""
-        split = self.work.split
-        found = [split.ignored(self.pairs[place][0]) for place in places]
+        found = [self._left_out[place] for place in places]
         if all(mask is None for mask in found):
             return None
         masks = [
@@ -260,6 +259,16 @@ class BatchWork:
             for mask in found
         ]
         return torch.from_numpy(np.stack(masks)).to(self.work.classifier.device)
+
+    @cached_property
+    def _left_out(self) -> list[BoolArray | None]:
+        """The pixels of each pair's image that the dataset leaves out."""
+        known = {row: self.work.split.ignored(row) for row in {row for row, _ in self.pairs}}
+        return [known[row] for row, _ in self.pairs]
+
+    def ignored_by(self, metric: MapMetric, frame: Frame, places: Sequence[int]) -> Tensor | None:
+        """Return what `ignored` does, for a metric that can leave pixels out."""
+        return self.ignored(frame, places) if metric.ignores else None
 
     def _given(self, name: str, row: int) -> Region:
         """Return a mask that the dataset gives with an image."""
@@ -272,6 +281,8 @@ class BatchWork:
     def where(self) -> dict[str, Any]:
         """What decides a score beside the map."""
         known = {"scored in": str(self.work.frame or "image"), "task": self.work.task}
+        if any(mask is not None for mask in self._left_out):
+            known["ignored"] = ignored_hash(self._left_out)
         if self.work.frame:
             return {**known, "masks": masks_hash(self.pairs, self._regions[1])}
         return {**known, "masks": regions_hash(self.own_regions, self.work.regions)}
@@ -322,13 +333,15 @@ class BatchWork:
     def _chance_of(self, metric: MapMetric) -> npt.NDArray[np.float64]:
         """Return a metric's levels of chance, (p, columns)."""
         if self.work.frame:
-            return metric.chance(self.masks_of(metric))
+            ignored = self.ignored_by(metric, self.work.frame, range(len(self.pairs)))
+            return metric.chance(self.masks_of(metric), ignored)
         found = metric.undefined(len(self.pairs))
         for frame, places in together([region.frame for _, region in self.own_regions]):
             # noise at the size of a radiograph would take minutes, and no map is made of such pixels
             simulated = metric.metric.simulated
-            masks = self.masks_in(metric, nearest_fixed(frame) if simulated else frame, places, coarse=simulated)
-            found[places] = metric.chance(masks)
+            shown = nearest_fixed(frame) if simulated else frame
+            masks = self.masks_in(metric, shown, places, coarse=simulated)
+            found[places] = metric.chance(masks, self.ignored_by(metric, shown, places))
         return found
 
     # one explainer

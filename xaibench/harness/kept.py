@@ -295,6 +295,14 @@ def masks_hash(pairs: Pairs, masks: BoolArray) -> str:
     return known.hexdigest()
 
 
+def ignored_hash(masks: Sequence[BoolArray | None]) -> str:
+    """Return the sha256 of the pixels that are left out, one mask or none for each pair."""
+    known = hashlib.sha256()
+    for mask in masks:
+        known.update(b"-" if mask is None else f"{mask.shape}".encode() + np.packbits(mask).tobytes())
+    return known.hexdigest()
+
+
 def regions_hash(regions: Sequence[tuple[tuple[int, int], Region]], source: str) -> str:
     """Return the sha256 of regions at their images' sizes, "boxes" or "mask", and what class each is of."""
     known = hashlib.sha256(source.encode())

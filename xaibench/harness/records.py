@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,12 @@ class MapMetric:
         """Is it made of all pixels of a class's maps?"""
         return self.metric.pool is not None and self.metric.pool.pixels is not None
 
+    @cached_property
+    def ignores(self) -> bool:
+        """Can it leave pixels out, in scores and in levels of chance?"""
+        asked = [self.metric.compute, *([self.metric.chance] if callable(self.metric.chance) else [])]
+        return not self.asks_network and all("ignore" in inspect.signature(one).parameters for one in asked)
+
     def names(self) -> list[str]:
         """Return the names of its columns: one, one for each point of a curve, or ``NAME#0``, ... to be pooled."""
         if (pool := self.metric.pool) is not None:
@@ -50,18 +57,28 @@ class MapMetric:
         points = {**self.metric.parameters, **self.parameters}[self.metric.curve]
         return [f"{self.metric.name}@{point:.2f}" for point in points]
 
-    def scores(self, maps: Tensor, masks: Tensor, explained: Explained | None) -> npt.NDArray[np.float64]:
-        """Return (B, columns), of maps and masks in the benchmark's frame, or of what the network is asked about."""
-        given = (explained,) if self.asks_network else (maps, masks)
-        return self._columns(self.metric(*given, **self.parameters), len(maps))
+    def scores(
+        self, maps: Tensor, masks: Tensor, explained: Explained | None, ignore: Tensor | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Return (B, columns), of maps and masks in the benchmark's frame, or of what the network is asked about.
 
-    def chance(self, masks: Tensor) -> npt.NDArray[np.float64]:
+        Args:
+            ignore: pixels that the dataset leaves out, for metrics that `ignores`.
+        """
+        given = (explained,) if self.asks_network else (maps, masks)
+        return self._columns(self.metric(*given, **self.parameters, **self._without(ignore)), len(maps))
+
+    def chance(self, masks: Tensor, ignore: Tensor | None = None) -> npt.NDArray[np.float64]:
         """Return (B, columns); NaN where the metric declares none."""
         chance = self.metric.chance
         if callable(chance):
-            return self._columns(chance(masks, **{**self.metric.parameters, **self.parameters}), len(masks))
+            options = {**self.metric.parameters, **self.parameters, **self._without(ignore)}
+            return self._columns(chance(masks, **options), len(masks))
         level = np.nan if chance is None else chance
         return np.full((len(masks), len(self.names())), level, dtype=np.float64)
+
+    def _without(self, ignore: Tensor | None) -> dict[str, Tensor]:
+        return {} if ignore is None or not self.ignores else {"ignore": ignore}
 
     def undefined(self, rows: int) -> npt.NDArray[np.float64]:
         """Return the (rows, columns) of a metric that was given up."""

@@ -227,11 +227,13 @@ class Scores:
         if metric.asks_network:
             return self._guarded(metric, maps, maps, self._explained)
         if self._batch.work.frame:
-            return self._guarded(metric, maps, self._batch.masks_of(metric))
+            ignored = self._batch.ignored_by(metric, self._batch.work.frame, range(len(maps)))
+            return self._guarded(metric, maps, self._batch.masks_of(metric), ignore=ignored)
         found = metric.undefined(len(maps))
         for frame, places in together([region.frame for _, region in self._batch.own_regions]):
             masks = self._batch.masks_in(metric, frame, places)
-            found[places] = self._guarded(metric, self._in_frame(frame, places), masks)
+            ignored = self._batch.ignored_by(metric, frame, places)
+            found[places] = self._guarded(metric, self._in_frame(frame, places), masks, ignore=ignored)
         return found
 
     def _pixels(self, metric: MapMetric) -> list[Row]:
@@ -255,13 +257,19 @@ class Scores:
         return self._held[1]  # type: ignore[return-value]
 
     def _guarded(
-        self, metric: MapMetric, maps: Tensor, masks: Tensor, explained: Explained | None = None
+        self,
+        metric: MapMetric,
+        maps: Tensor,
+        masks: Tensor,
+        explained: Explained | None = None,
+        ignore: Tensor | None = None,
     ) -> npt.NDArray[np.float64]:
         if not is_foreign(metric.metric.compute):
-            return metric.scores(maps, masks, explained)
+            return metric.scores(maps, masks, explained, ignore)
         try:
             with undone(self._batch.work.classifier):
-                return metric.scores(maps.clone(), masks.clone(), explained)
+                left_out = None if ignore is None else ignore.clone()
+                return metric.scores(maps.clone(), masks.clone(), explained, left_out)
         except SideEffectError as error:
             raise PluginError(str(error)) from error
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -64,19 +65,35 @@ def once(step: Callable[..., Made], *tensors: Tensor, **options: Any) -> Made:
     return made
 
 
-def check_maps(maps: Tensor, masks: Tensor | None) -> None:
-    """Raise `UsageError` unless `maps` is (B, H, W) floating and `masks` bool of the same shape and device."""
+def check_maps(maps: Tensor, masks: Tensor | None, ignore: Tensor | None = None) -> None:
+    """Raise `UsageError` unless `maps` is (B, H, W) floating, the others bool of the same shape and device."""
     if maps.ndim != 3 or not maps.is_floating_point():
         raise UsageError(f"maps must be (B, H, W) floating, got {tuple(maps.shape)} {maps.dtype}: stack or cast them")
-    if masks is None:
-        return
-    if masks.shape != maps.shape or masks.dtype != torch.bool:
-        raise UsageError(
-            f"masks must be bool of the maps' shape {tuple(maps.shape)}, got {tuple(masks.shape)} {masks.dtype}: "
-            "rasterize the regions in the maps' frame"
-        )
-    if masks.device != maps.device:
-        raise UsageError(f"masks on {masks.device}, maps on {maps.device}: move them to one device")
+    for name, given in (("masks", masks), ("ignore", ignore)):
+        if given is None:
+            continue
+        if given.shape != maps.shape or given.dtype != torch.bool:
+            raise UsageError(
+                f"{name} must be bool of the maps' shape {tuple(maps.shape)}, got {tuple(given.shape)} {given.dtype}: "
+                "rasterize the regions in the maps' frame"
+            )
+        if given.device != maps.device:
+            raise UsageError(f"{name} on {given.device}, maps on {maps.device}: move them to one device")
+
+
+def without(masks: Tensor, ignore: Tensor | None) -> Tensor:
+    """Return the masks without the pixels to ignore; the same tensor where there are none."""
+    return masks if ignore is None else once(_without, masks, ignore)
+
+
+def _without(masks: Tensor, ignore: Tensor) -> Tensor:
+    return masks & ~ignore
+
+
+def counted_pixels(masks: Tensor, ignore: Tensor | None) -> Tensor:
+    """Return (B,) float64: how many pixels of each image count, those to ignore left out."""
+    whole = torch.full((len(masks),), masks.shape[-2] * masks.shape[-1], dtype=torch.float64, device=masks.device)
+    return whole if ignore is None else whole - number(ignore)
 
 
 def undefined(maps: Tensor, masks: Tensor | None = None) -> Tensor:
@@ -224,6 +241,80 @@ def _exceeding(maps: Tensor, masks: Tensor | None = None, *, levels: Tensor) -> 
     slots = len(levels) + 1
     histogram = torch.bincount((images * slots + passed).flatten(), minlength=len(maps) * slots).reshape(-1, slots)
     return histogram.flip(-1).cumsum(-1).flip(-1)[:, 1:].double()
+
+
+def scaled(values: npt.NDArray[np.floating[Any]], low: float, high: float) -> npt.NDArray[np.float64]:
+    """Return (v - low) / (high - low), each step in float64: the min-max scaled map, in [0, 1].
+
+    It rises with the values, so that values in order stay in order; two may become equal by rounding.
+    """
+    wide = values.astype(np.float64)
+    wide -= np.float64(low)
+    wide /= np.float64(high) - np.float64(low)
+    return wide
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The values of a map's pixels in rising order, outside the mask and in it, and the ends of the whole map."""
+
+    outside: npt.NDArray[np.floating[Any]]
+    inside: npt.NDArray[np.floating[Any]]
+    low: float
+    high: float
+
+
+def sides(maps: Tensor, masks: Tensor, ignore: Tensor | None = None) -> list[Sides]:
+    """Return the `Sides` of each map; metrics that share their steps share them. Pixels in `ignore` are on neither."""
+    return once(_sides, maps, masks, *([] if ignore is None else [ignore]))
+
+
+def _sides(maps: Tensor, masks: Tensor, ignore: Tensor | None = None) -> list[Sides]:
+    low, high = (end.tolist() for end in ends(maps))
+    values, inside = maps.detach().cpu().flatten(1).numpy(), masks.cpu().flatten(1).numpy()
+    outside = ~inside if ignore is None else ~(inside | ignore.cpu().flatten(1).numpy())
+    if ignore is not None:
+        inside = inside & ~ignore.cpu().flatten(1).numpy()
+    return [
+        Sides(np.sort(row[without]), np.sort(row[within]), first, last)
+        for row, without, within, first, last in zip(values, outside, inside, low, high, strict=True)
+    ]
+
+
+def above(maps: Tensor, masks: Tensor, thresholds: Sequence[float], ignore: Tensor | None = None) -> Tensor:
+    """Return (B, 2, T) float64: how many pixels outside the mask, and in it, lie strictly above each threshold.
+
+    Of the min-max scaled map, in float64 and not rounded: (v - low) / (high - low) > t. Pixels in `ignore` count on
+    neither side, but the map is scaled with them. Meaningless for a constant or non-finite map.
+    """
+    bounds = np.asarray(thresholds, dtype=np.float64)
+    if maps.device.type == "cpu":
+        with np.errstate(invalid="ignore", divide="ignore"):
+            counts = [
+                [_number_above(side, bounds, of.low, of.high) for side in (of.outside, of.inside)]
+                for of in sides(maps, masks, ignore)
+            ]
+        return torch.from_numpy(np.array(counts, dtype=np.float64).reshape(len(maps), 2, len(bounds)))
+    levels, order = torch.from_numpy(bounds).to(maps.device).sort()
+    left_out = torch.zeros_like(masks) if ignore is None else ignore
+    pieces = [_exceeding_sides(*piece, levels=levels) for piece in chunks(maps, masks, left_out)]
+    return torch.cat(pieces or [levels.new_zeros(0, 2, len(levels))])[..., order.argsort()]
+
+
+def _number_above(
+    rising: npt.NDArray[np.floating[Any]], bounds: npt.NDArray[np.float64], low: float, high: float
+) -> npt.NDArray[np.intp]:
+    return len(rising) - np.searchsorted(scaled(rising, low, high), bounds, side="right")
+
+
+def _exceeding_sides(maps: Tensor, masks: Tensor, ignore: Tensor, *, levels: Tensor) -> Tensor:
+    """Return (B, 2, T) float64, as `above`, of sorted levels."""
+    low, high = (end.double()[:, None, None] for end in ends(maps))
+    passed = torch.bucketize((maps.double() - low) / (high - low), levels)  # how many levels lie strictly below
+    slots = len(levels) + 1
+    side = torch.where(ignore, 2, masks.long()) + 3 * torch.arange(len(maps), device=maps.device)[:, None, None]
+    counts = torch.bincount((side * slots + passed).flatten(), minlength=3 * len(maps) * slots)
+    return counts.reshape(-1, 3, slots)[:, :2].flip(-1).cumsum(-1).flip(-1)[..., 1:].double()
 
 
 def sort(values: Tensor) -> Tensor:

@@ -30,6 +30,14 @@ def average_precision(maps: Tensor, masks: Tensor) -> Tensor:
     return _scores("average_precision", Places.average_precision, maps, masks)
 
 
+def without(score: Callable[[Tensor, Tensor], Tensor], maps: Tensor, masks: Tensor, ignore: Tensor | None) -> Tensor:
+    """Return a score (B,) of the pixels that are not in `ignore` alone, image by image where there are such."""
+    if ignore is None:
+        return score(maps, masks)
+    rows = [score(m[~i][None, None], g[~i][None, None]) for m, g, i in zip(maps, masks, ignore, strict=True)]
+    return torch.cat(rows) if rows else score(maps, masks)
+
+
 def share_of_first(maps: Tensor, masks: Tensor, k: int | None = None) -> Tensor:
     """Return the expected share of the mask among the k largest pixels, by default as many as the mask has."""
     if k is None or _in_rows(maps):

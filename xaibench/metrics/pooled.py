@@ -1,12 +1,14 @@
 """Localization metrics of a whole dataset, and the threshold of the map that they choose.
 
 A `Metric` with a `Pool`: ``compute(maps, masks)`` returns statistics (B, C) of each pair, NaN for an empty mask and for
-a constant or non-finite map; the harness averages them by class and makes the score of the means, in every resample of
-the patients anew. Where a threshold is chosen, both choices stand in the result: ``NAME@oracle`` is the best on the
-test images themselves, which has seen the answers, ``NAME@tuned`` the best on validation, where that has regions.
+a constant or non-finite map, which the harness counts as noise, also where it chooses a threshold; it averages them by
+class and makes the score of the means, in every resample of the patients anew. Where a threshold is chosen, both
+choices stand in the result: ``NAME@oracle`` is the best on the test images themselves, which has seen the answers,
+``NAME@tuned`` the best on validation, where that has regions.
 
-The map is min-max scaled (signed: zero plays no part), for boxes to 8 bits, as in `xaibench.metrics.boxes`. Chance
-functions return the statistics of uniform noise.
+The map is min-max scaled (signed: zero plays no part), and foreground lies strictly above the threshold. Metrics of
+boxes cut the scaled map to 8 bits, as wsolevaluation does, and compare with the grey level ``int(255 threshold)``; the
+others don't. Chance functions return the statistics of uniform noise.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -31,61 +32,35 @@ CANDIDATES = tuple(round(0.01 * step, 2) for step in range(100))
 DELTAS = (0.3, 0.5, 0.7)
 """IoU that a box must reach (Choe et al. 2020, PAMI version)."""
 
-FEW = 4
-"""Thresholds up to which each is compared with every pixel."""
+
+def _ious(maps: Tensor, masks: Tensor, thresholds: Sequence[float], ignore: Tensor | None) -> Tensor:
+    """Return (B, T): the IoU of the mask and the foreground above each threshold."""
+    _ops.check_maps(maps, masks, ignore)
+    counts = _ops.above(maps, masks, check_thresholds(thresholds).tolist(), ignore)
+    inside = _ops.without(masks, ignore)
+    number = _ops.number(inside).double()[:, None]
+    return _ops.nan_where(_ops.undefined(maps, inside), counts[:, 1] / (number + counts[:, 0]))
 
 
-def _ious(maps: Tensor, masks: Tensor, thresholds: Sequence[float]) -> Tensor:
-    """Return (B, T): the IoU of the mask and the pixels whose min-max scaled value exceeds each threshold.
-
-    Scaled, (v - low) / (high - low), and compared in double precision.
-    """
-    _ops.check_maps(maps, masks)
-    check_thresholds(thresholds)
-    bad = _ops.undefined(maps, masks)
-    values, inside = maps.detach().flatten(1).cpu().numpy(), masks.flatten(1).cpu().numpy()
-    found = np.full((len(values), len(thresholds)), np.nan)
-    for row in np.flatnonzero(~bad.cpu().numpy()):
-        exact = values[row].astype(np.float64)
-        low = exact.min()
-        exact -= low
-        exact /= exact.max()
-        whole = _above(exact, thresholds)
-        held = _above(exact[inside[row]], thresholds)
-        found[row] = held / (np.count_nonzero(inside[row]) + whole - held)
-    return torch.from_numpy(found).to(maps.device)
-
-
-def _above(values: FloatArray, thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
-    """Return (T,): how many values exceed each threshold."""
-    if len(thresholds) <= FEW:
-        return np.array([np.count_nonzero(values > threshold) for threshold in thresholds])
-    bounds = np.asarray(thresholds, dtype=np.float64)
-    order = np.argsort(bounds)
-    passed = np.bincount(np.searchsorted(bounds[order], values, side="left"), minlength=len(bounds) + 1)
-    above = np.empty(len(bounds), dtype=np.int64)
-    above[order] = passed[::-1].cumsum()[::-1][1:]
-    return above
-
-
-def _iou_chance(masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES) -> Tensor:
+def _iou_chance(masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES, ignore: Tensor | None = None) -> Tensor:
     """Return (B, T): the IoU expected of uniform noise, to the second order of the binomial count outside the mask.
 
     A mask of n among N pixels, each foreground with probability q: n q E[1 / (n + Y)], Y binomial (N - n, q). One pixel
-    is the minimum, one the maximum, whatever the noise: q = ((N - 2)(1 - threshold) + 1) / N.
+    is the minimum, one the maximum, whatever the noise: q = ((N - 2)(1 - t) + 1) / N above a threshold t.
     """
-    pixels, number = masks.shape[-2] * masks.shape[-1], _ops.number(masks).double()[:, None]
-    bounds = torch.tensor(thresholds, dtype=torch.float64, device=masks.device)
-    q = (max(0, pixels - 2) * (1 - bounds) + 1) / pixels
-    outside = (pixels - number) * q
+    levels = torch.from_numpy(check_thresholds(thresholds)).to(masks.device)
+    masks, pixels = _ops.without(masks, ignore), masks.shape[-2] * masks.shape[-1]
+    number = _ops.number(masks).double()[:, None]
+    q = (max(0, pixels - 2) * (1 - levels) + 1) / pixels
+    outside = (_ops.counted_pixels(masks, ignore)[:, None] - number) * q
     union = number + outside
     expected = number * q * (1 / union + outside * (1 - q) / union**3)
     return _ops.nan_where(number[:, 0] == 0, expected)
 
 
-def _fixed_chance(masks: Tensor, *, threshold: float = 0.5) -> Tensor:
+def _fixed_chance(masks: Tensor, *, threshold: float = 0.5, ignore: Tensor | None = None) -> Tensor:
     """Return (B,): the IoU expected of uniform noise."""
-    return _iou_chance(masks, thresholds=[threshold])[:, 0]
+    return _iou_chance(masks, thresholds=[threshold], ignore=ignore)[:, 0]
 
 
 @metric(
@@ -99,20 +74,22 @@ def _fixed_chance(masks: Tensor, *, threshold: float = 0.5) -> Tensor:
     version=2,
     threshold=0.5,
 )
-def iou_fixed(maps: Tensor, masks: Tensor, *, threshold: float = 0.5) -> Tensor:
+def iou_fixed(maps: Tensor, masks: Tensor, *, threshold: float = 0.5, ignore: Tensor | None = None) -> Tensor:
     """Intersection over union of the mask and the min-max scaled map above one threshold, the same for every image.
 
-    The pixels whose value, min-max scaled in double precision, lies strictly above the threshold, as CheXlocalize cuts
-    at its tuned ones. The plainest of the four ways to a segmentation; `iou_otsu` lets each map choose for itself,
-    `iou_best` shows the threshold tuned on validation and the oracle. No holes are filled. Chance: about
-    a q / (a + (1 - a) q) for a mask of area a and a share q of foreground.
+    Foreground: (v - low) / (high - low) > threshold, computed in float64 of the raw map and not rounded to 8 bits, as
+    CheXlocalize cuts at its tuned thresholds. The
+    plainest of the four ways to a segmentation; `iou_otsu` lets each map choose for itself, `iou_best` shows the
+    threshold tuned on validation and the oracle. No holes are filled. Pixels in `ignore`, bool of the masks' shape,
+    count neither for nor against, but the map is scaled with them. Chance: about a q / (a + (1 - a) q) for a mask of
+    area a and a share q of foreground.
 
     >>> maps = torch.tensor([[[9.0, 8.0, 0.0], [1.0, 0.0, 1.0]]])
     >>> masks = torch.tensor([[[True, False, False], [True, False, False]]])
     >>> round(iou_fixed(maps, masks).item(), 6)
     0.333333
     """
-    return _ious(maps, masks, [threshold])[:, 0]
+    return _ious(maps, masks, [threshold], ignore)[:, 0]
 
 
 def _as_candidates(means: FloatArray, *, thresholds: Sequence[float], deltas: Sequence[float] = (0.5,)) -> FloatArray:
@@ -131,7 +108,9 @@ def _as_candidates(means: FloatArray, *, thresholds: Sequence[float], deltas: Se
     version=2,
     thresholds=CANDIDATES,
 )
-def iou_best(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES) -> Tensor:
+def iou_best(
+    maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] = CANDIDATES, ignore: Tensor | None = None
+) -> Tensor:
     """Mean IoU of the class's masks and maps, as `iou_fixed`, at the threshold where that mean is largest.
 
     Returns the IoU at every threshold, (B, T). ``iou_best@oracle`` takes the threshold from the test images and is an
@@ -142,7 +121,7 @@ def iou_best(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] = CANDI
     >>> iou_best(maps, masks, thresholds=[0.0, 0.5]).tolist()
     [[0.5, 1.0]]
     """
-    return _ious(maps, masks, thresholds)
+    return _ious(maps, masks, thresholds, ignore)
 
 
 def _check_deltas(deltas: Sequence[float]) -> FloatArray:

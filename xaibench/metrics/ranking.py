@@ -138,9 +138,15 @@ def attribution_localisation_weighted(maps: Tensor, masks: Tensor) -> Tensor:
     return scores / _ops.area(masks)
 
 
-def _roc_auc_chance(masks: Tensor) -> Tensor:
+def _roc_auc_chance(masks: Tensor, *, ignore: Tensor | None = None) -> Tensor:
     """Return (B,): 1/2."""
-    return _ops.nan_where(masks.all(-1).all(-1), _ops.area(masks) * 0 + 0.5)
+    inside = _ops.without(masks, ignore)
+    return _ops.nan_where(_no_rest(inside, ignore), _ops.area(inside) * 0 + 0.5)
+
+
+def _no_rest(inside: Tensor, ignore: Tensor | None) -> Tensor:
+    """Return (B,) bool: True where no pixel that counts lies outside the mask."""
+    return _ops.counted_pixels(inside, ignore) == _ops.number(inside)
 
 
 @metric(
@@ -152,30 +158,34 @@ def _roc_auc_chance(masks: Tensor) -> Tensor:
     reference="Fawcett 2006, doi:10.1016/j.patrec.2005.10.010; as Quantus's AUC, scikit-learn's roc_auc_score",
     chance=_roc_auc_chance,
 )
-def pixel_auc(maps: Tensor, masks: Tensor) -> Tensor:
+def pixel_auc(maps: Tensor, masks: Tensor, *, ignore: Tensor | None = None) -> Tensor:
     """Probability that a random pixel of the mask has a larger value than one outside, ties counted half.
 
     The pixels of a small region weigh as much as all the others together: many false pixels cost little. See `pixel_ap`
-    beside it. NaN also for a mask that covers the image. Chance: 1/2.
+    beside it. NaN also for a mask that covers the image. Pixels in `ignore`, bool of the masks' shape, are left out.
+    Chance: 1/2.
 
     >>> maps = torch.tensor([[[4.0, 3.0], [3.0, 1.0]]])
     >>> masks = torch.tensor([[[True, True], [False, False]]])
     >>> pixel_auc(maps, masks).tolist()
     [0.875]
     """
-    _ops.check_maps(maps, masks)
-    bad = _ops.undefined(maps, masks) | masks.all(-1).all(-1)
-    return _ops.nan_where(bad, _ranks.roc_auc(maps, masks))
+    _ops.check_maps(maps, masks, ignore)
+    inside = _ops.without(masks, ignore)
+    bad = _ops.undefined(maps, inside) | _no_rest(inside, ignore)
+    return _ops.nan_where(bad, _ranks.without(_ranks.roc_auc, maps, inside, ignore))
 
 
-def _ap_chance(masks: Tensor) -> Tensor:
+def _ap_chance(masks: Tensor, *, ignore: Tensor | None = None) -> Tensor:
     """Return (B,): the expected average precision of a random order of N pixels, P of them in the mask.
 
     h + (1 - h) (P - 1) / (N - 1), where h is the mean of 1, 1/2, ..., 1/N: a little above the area P / N.
     """
-    pixels, number = masks.shape[-2] * masks.shape[-1], _ops.number(masks).double()
-    mean = (1 / torch.arange(1, pixels + 1, dtype=torch.float64, device=masks.device)).sum() / pixels
-    return _ops.nan_where(number == 0, mean + (1 - mean) * (number - 1) / max(1, pixels - 1))
+    number, pixels = _ops.number(_ops.without(masks, ignore)).double(), _ops.counted_pixels(masks, ignore)
+    most = masks.shape[-2] * masks.shape[-1]
+    harmonic = (1 / torch.arange(1, most + 1, dtype=torch.float64, device=masks.device)).cumsum(0)
+    mean = harmonic[pixels.long().clamp(min=1) - 1] / pixels
+    return _ops.nan_where(number == 0, mean + (1 - mean) * (number - 1) / (pixels - 1).clamp(min=1))
 
 
 @metric(
@@ -187,16 +197,18 @@ def _ap_chance(masks: Tensor) -> Tensor:
     reference="Saito and Rehmsmeier 2015, doi:10.1371/journal.pone.0118432; as scikit-learn's average_precision_score",
     chance=_ap_chance,
 )
-def pixel_ap(maps: Tensor, masks: Tensor) -> Tensor:
+def pixel_ap(maps: Tensor, masks: Tensor, *, ignore: Tensor | None = None) -> Tensor:
     """Mean over the mask's pixels of the precision at their rank: the share of the mask among the pixels that high.
 
     Of equal values, all count as passed, as in scikit-learn. False pixels cost more than in `pixel_auc`, the more so
-    the smaller the region. Chance: about the area of the mask.
+    the smaller the region. Pixels in `ignore`, bool of the masks' shape, are left out. Chance: about the area of the
+    mask.
 
     >>> maps = torch.tensor([[[4.0, 3.0], [3.5, 1.0]]])
     >>> masks = torch.tensor([[[True, True], [False, False]]])
     >>> round(pixel_ap(maps, masks).item(), 6)  # (1 + 2/3) / 2
     0.833333
     """
-    _ops.check_maps(maps, masks)
-    return _ops.nan_where(_ops.undefined(maps, masks), _ranks.average_precision(maps, masks))
+    _ops.check_maps(maps, masks, ignore)
+    inside = _ops.without(masks, ignore)
+    return _ops.nan_where(_ops.undefined(maps, inside), _ranks.without(_ranks.average_precision, maps, inside, ignore))

@@ -32,6 +32,8 @@ from xaibench.reports.html.tolerance import TOLERANCES
 
 _HEAD, _TITLE, _LEFT, _BELOW, _GAP, _KEY, _FOOT = 0.36, 0.24, 0.42, 0.46, 0.26, 0.18, 0.24  # inches
 _SAMPLE = 0.34  # a legend's line
+OPERATING = ("visible_in_box", "visible_outside")
+"""Metrics that are one operating point at each threshold."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +97,18 @@ def threshold_figures(report: Report, *, metrics: Sequence[str] = (), classes: S
     """Draw every score that the runs have at several thresholds against them, and return figures by files' stems.
 
     A panel of the mean over the classes and one for each class; each method with its intervals as a band; chance
-    dashed, one line for each level there is.
+    dashed, one line for each level there is. What is visible in the box and outside it is also drawn one against the
+    other, threshold by threshold.
 
     Raises:
         UsageError: a metric or a class that the benchmark has not.
     """
     style = looks([method.baseline for method in report.methods])
-    found = {}
-    for metric in chosen_metrics(report, metrics).values():
+    found: dict[str, Figure] = {}
+    known = chosen_metrics(report, metrics)
+    if known.keys() >= set(OPERATING):
+        found |= _operating_figure(report, known[OPERATING[0]], known[OPERATING[1]], classes)
+    for metric in known.values():
         if metric.curve is None:
             continue
         panels = []
@@ -126,6 +132,32 @@ def threshold_figures(report: Report, *, metrics: Sequence[str] = (), classes: S
             foot = f"{metric.direction.capitalize()} is better. Band: {_level(report)} interval. Dashed black: chance."
             found[f"curve-{slug(metric.name)}"] = _draw(title, panels, labels, foot, metric.range)
     return found
+
+
+def _operating_figure(report: Report, inside: Metric, outside: Metric, classes: Sequence[str]) -> dict[str, Figure]:
+    """Draw the share of the box against that of the rest of the image, at the same thresholds."""
+    style = looks([method.baseline for method in report.methods])
+    panels = []
+    for name in chosen_classes(report, classes, [MACRO, *report.boxed]):
+        lines = []
+        for method, look in zip(report.methods, style, strict=True):
+            scores = report.runs[method.run].select(explainer=method.explainer, class_name=name)
+            rest = dict(_points(scores, outside))
+            both = [(rest[at].value, score) for at, score in _points(scores, inside) if at in rest]
+            both = [(x, score) for x, score in both if _known(x) is not None and _known(score.value) is not None]
+            if len(both) < 2:
+                continue
+            x = [float(x or 0.0) for x, _ in both]
+            y, low, high = ([_known(getattr(s, part)) for _, s in both] for part in ("value", "low", "high"))
+            lines.append(Line(method.label, look, x, y, x, low, high, marked=True))
+        if lines:
+            panels.append(Panel(class_title(name), tuple(lines), (([0.0, 1.0], [0.0, 1.0]),)))
+    if not panels:
+        return {}
+    foot = f"Up and to the left is better. A dot is a threshold. Band: {_level(report)} interval. Dashed black: chance."
+    labels = ("share of the rest of the image visible", inside.title)
+    title = f"Inside against outside the box: {source(report)}"
+    return {"curve-inside-outside": _draw(title, panels, labels, foot, (0.0, 1.0))}
 
 
 def tolerance_figure(

@@ -42,7 +42,7 @@
       const made = make();
       if (!made.lines.length) return show(h("p", { class: "note" }, empty(state.place)));
       const label = `${title}, ${className(state.place)}: ${say(made.lines.map((line) => [line.label, format(line.y[Math.floor(line.y.length / 2)])]))} in the middle`;
-      show(lines({ ...made, label }), keys(made.lines), numbers([made.xLabel, ...made.lines.map((line) => line.label)],
+      show(lines({ ...made, label }), keys(made.lines), made.table ? numbers(...made.table) : numbers([made.xLabel, ...made.lines.map((line) => line.label)],
         () => made.lines[0].x.map((x, i) => [short(x), ...made.lines.map((line) => format(line.y[i]))])));
     });
   }
@@ -59,6 +59,20 @@
 
   const curves = [...new Set(DATA.metrics.filter((metric) => defined(metric.point)).map((metric) => metric.name))]
     .filter((name) => DATA.metrics.filter((metric) => metric.name === name).length > 2);
+  if (curves.includes("visible_in_box") && curves.includes("visible_outside"))
+    curveFigure("inside-outside", "Inside against outside the box", `Share of the box and of the rest of the image that is visible, at the same thresholds: up and to the left is better. Bands: ${level}, of the share of the box. Dotted: a map of noise.`, none, () => {
+      const at = (name) => DATA.metrics.map((metric, k) => ({ ...metric, k })).filter((metric) => metric.name === name && defined(metric.point)).sort((a, b) => b.point - a.point);
+      const row = (k, metric) => DATA.scores.find((score) => score[0] === k && score[2] === metric.k && score[3] === state.place);
+      const found = [];
+      for (const k of chosen()) {
+        const both = at("visible_in_box").map((inside) => [row(k, inside), at("visible_outside").filter((outside) => outside.point === inside.point).map((outside) => row(k, outside))[0]])
+          .filter(([inside, outside]) => inside && outside && defined(inside[4]) && defined(outside[4]));
+        const column = (i) => both.map(([inside]) => inside[i]);
+        if (both.length > 1) found.push({ label: DATA.methods[k].label, ...look(k), x: both.map(([, outside]) => outside[4]), y: column(4), low: column(5), high: column(6) });
+      }
+      return { x: [0, 1], y: [0, 1], xLabel: "share of the rest visible", yLabel: "share of the box visible", lines: found, chance: { x: [0, 1], y: [0, 1] },
+               table: [["method", "outside, inside at each threshold"], () => found.map((line) => [line.label, line.x.map((x, i) => `(${format(x)}, ${format(line.y[i])})`).join(" ")])] };
+    });
   for (const name of curves) {
     const points = DATA.metrics.map((metric, k) => ({ ...metric, k })).filter((metric) => metric.name === name).sort((a, b) => a.point - b.point);
     const title = name === "visible_in_box" ? "Visible in the box against threshold" : `${points[0].title} by threshold`;
