@@ -384,7 +384,7 @@ def ends_of_an_auc(folder: Path) -> str:
 
 @case(
     SECTION,
-    "scores of six patients, most near 0, few large (gamma, shape 0.5): how often the mean's interval covers, 400 studies",
+    "scores of six patients, most near 0, few large (gamma, shape 0.5): how often the interval covers, 400 studies",
     before="75%",
     right=Says(r"^(9[3-9]|100)%", "at least 93%"),
     source="simulation: the mean of the scores' distribution is known",

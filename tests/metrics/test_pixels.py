@@ -57,7 +57,7 @@ def test_merging_in_ranges_from_the_disk_changes_nothing(kind: str, most: int, m
     stored = [spool.add(row) for row in pixel_rows(maps, masks)]
     ranges = list(_pixels._ranges(stored))
     assert len(ranges) > 2
-    assert sum(map(len, (side for both in ranges for side in both))) == maps.numel()
+    assert sum(int(gained.sum()) + outside for gained, _, outside in ranges) == maps.numel()
     assert average_precision(stored) == pytest.approx(whole, abs=1e-12)
 
 
@@ -74,7 +74,7 @@ def test_any_values(values: list[list[int]], mask: int, most: int) -> None:
         return
     rows = pixel_rows(maps, masks)
     assert average_precision(rows) == pytest.approx(by_scikit_learn(maps, masks.contiguous()), abs=1e-12)
-    assert sum(len(a) + len(b) for a, b in _pixels._ranges(rows, most)) == maps.numel()
+    assert sum(int(gained.sum()) + outside for gained, _, outside in _pixels._ranges(rows, most)) == maps.numel()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,3 +119,22 @@ def test_an_empty_mask_adds_nothing_inside() -> None:
     maps, masks = drawn("uniform", 2, 16)
     masks[1] = False
     assert np.isnan(average_precision(pixel_rows(maps[1:], masks[1:])))
+
+
+def test_a_value_that_many_pixels_share_is_only_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps that are mostly zero: no range holds the zeros."""
+    maps, masks = drawn("uniform", 10, 32)
+    maps[:, :, 4:] = 0
+    rows, longest = pixel_rows(maps, masks), []
+    monkeypatch.setattr(_pixels, "MOST", 1000)
+    scaled = _pixels.Run.scaled
+
+    def watched(self: _pixels.Run, *args: int, **named: int) -> Array:
+        found = scaled(self, *args, **named)
+        if args:
+            longest.append(len(found))
+        return found
+
+    monkeypatch.setattr(_pixels.Run, "scaled", watched)
+    assert average_precision(rows) == pytest.approx(by_scikit_learn(maps, masks), abs=1e-12)
+    assert max(longest) < 200

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from xaibench.metrics import _ops
+from xaibench.paths import cache_dir, make_folder
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -104,7 +105,7 @@ def noise_row(inside: int, outside: int) -> Row:
 class Spool:
     """Rows in a temporary file, which goes with the object."""
 
-    _file: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
+    _file: IO[bytes] = field(default_factory=lambda: _temporary())
     _map: npt.NDArray[np.uint8] | None = None
 
     def add(self, row: Row) -> Row:
@@ -125,6 +126,13 @@ class Spool:
         if self._map is None or len(self._map) < start + count * kind.itemsize:
             self._map = np.memmap(self._file, dtype=np.uint8, mode="r")
         return self._map[start : start + count * kind.itemsize].view(kind)
+
+
+def _temporary() -> IO[bytes]:
+    """Return a temporary file in the cache folder: the system's own may be memory."""
+    folder = cache_dir() / "pixels"
+    make_folder(folder)
+    return tempfile.TemporaryFile(dir=folder)
 
 
 @dataclass(frozen=True)
@@ -153,23 +161,39 @@ def average_precision(rows: Sequence[Row]) -> float:
     if not positives:
         return float("nan")
     area, hits, false = 0.0, 0, 0
-    for inside, outside in _ranges(rows):
-        values, gained = np.unique(inside, return_counts=True)
-        reached = hits + np.cumsum(gained[::-1])
-        wrong = false + len(outside) - np.searchsorted(outside, values[::-1], side="left")
-        area += float((gained[::-1] * (reached / (reached + wrong))).sum())
-        hits, false = hits + len(inside), false + len(outside)
+    for gained, passed, outside in _ranges(rows):
+        reached = hits + np.cumsum(gained)
+        area += float((gained * (reached / (reached + false + passed))).sum())
+        hits, false = hits + int(gained.sum()), false + outside
     return area / positives
 
 
-def _ranges(rows: Sequence[Row], most: int | None = None) -> Iterator[tuple[FloatArray, FloatArray]]:
-    """Yield the values inside, and outside, of one range after the other, each rising, the highest range first."""
+Counts = npt.NDArray[np.int64]
+
+
+def _ranges(rows: Sequence[Row], most: int | None = None) -> Iterator[tuple[Counts, Counts, int]]:
+    """Yield one range of values after the other, the highest first.
+
+    Of its distinct values inside, falling: how many pixels have each, and how many pixels of the range outside reach
+    it; then how many pixels of the range lie outside. The value at a cut is a range of its own, and only counted: many
+    pixels may share it, such as zero.
+    """
     runs = [run for row in rows for run in (row.inside, row.outside)]
-    bounds = [-np.inf, *_cuts(runs, most or MOST), np.inf]
-    places = [[run.place(bound) for bound in bounds[:-1]] + [len(run)] for run in runs]
+    cuts = _cuts(runs, most or MOST)
+    bounds = [-np.inf, *(bound for cut in cuts for bound in (cut, np.nextafter(cut, np.inf))), np.inf]
+    places = np.array([[0, *(run.place(bound) for bound in bounds[1:-1]), len(run)] for run in runs])
     for at in reversed(range(len(bounds) - 1)):
+        if at % 2:
+            inside, outside = ((places[side::2, at + 1] - places[side::2, at]).sum() for side in (0, 1))
+            if inside:
+                yield np.array([inside]), np.array([outside]), int(outside)
+            else:
+                yield np.empty(0, np.int64), np.empty(0, np.int64), int(outside)
+            continue
         parts = [run.scaled(place[at], place[at + 1]) for run, place in zip(runs, places, strict=True)]
-        yield np.sort(np.concatenate(parts[::2])), np.sort(np.concatenate(parts[1::2]))
+        values, gained = np.unique(np.concatenate(parts[::2]), return_counts=True)
+        wrong = np.sort(np.concatenate(parts[1::2]))
+        yield gained[::-1], len(wrong) - np.searchsorted(wrong, values[::-1], side="left"), len(wrong)
 
 
 def _cuts(runs: Sequence[Run], most: int) -> list[float]:
