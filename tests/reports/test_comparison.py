@@ -210,6 +210,7 @@ def test_training_seeds_are_one_contender_with_two_levels(tmp_path: Path) -> Non
     assert by_name["gcm:cwm", "prior_box"].p == pytest.approx(test.p)
     text = comparison_markdown(found)
     assert "trainings that differ in the seed alone" in text
+    assert "could have shown" not in text, "of patients alone, and of baselines alone, it would mislead"
     assert "seeds and patients as two levels" in text
 
 

@@ -273,7 +273,7 @@ def legend(compared: ComparedRuns, *, pairs: bool = False, signs: tuple[str, str
     if any(one.seeds > 1 for one in standings):
         lines.append(
             f"{SEEDS}: trainings that differ in the seed alone, as one explainer; value: their mean, its interval of "
-            "seeds and patients"
+            f"seeds and patients; {RANKS} and first move with the patients alone, over the seeds' mean"
         )
     methods = dict.fromkeys(pair.method for table in compared.tables for pair in table.pairs)
     if not methods:

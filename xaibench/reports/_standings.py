@@ -237,11 +237,13 @@ class _Tested:
         )
 
     def detectable(self, pairs: Sequence[Comparison], metric: Metric, alpha: float) -> dict[tuple[str, str], float]:
-        """Return the smallest difference that each comparison could have shown; seeds are not part of it."""
+        """Return the smallest difference that each comparison could have shown; {} where seeds are a level of any."""
+        if any(pair.method == TWO_LEVELS for pair in pairs):
+            return {}
         width = float(metric.range[1]) - float(metric.range[0])
         found = {}
         for pair in pairs:
-            if pair.method == TWO_LEVELS or not pair.n:
+            if not pair.n:
                 continue
             difference = mean_over_seeds(self.values[pair.first]) - mean_over_seeds(self.values[pair.second])
             seen = detectable_difference(

@@ -56,9 +56,11 @@ def marks(run: Run, metrics: Mapping[str, Metric]) -> frozenset[Cell]:
 
     Each cell is tested on its (image, class) pairs by `permutation_test` of the paired differences from chance and from
     each of `rivals`; undefined maps count as `Metric.counted` says. All must be beaten, so the largest of the p-values
-    is the cell's (intersection-union: Berger, Technometrics 24:295, 1982). Holm's correction runs over the cells of a
-    table: explainers, headline scores and classes of one category. Never marked: a metric that is not corrected for
-    chance or has no scores of images, one given up for the explainer or a rival, and what sees the answers.
+    is the cell's (intersection-union: Berger, Technometrics 24:295, 1982). Against chance, a number, the test leans on
+    differences that are not skewed towards the worse; against a baseline it is exact. Holm's correction runs over the
+    cells of a table: explainers, headline scores and classes of one category. Never marked: a metric that is not
+    corrected for chance or has no scores of images, one given up for the explainer or a rival, and what sees the
+    answers.
 
     Args:
         run: saved; one that is not has no marks.
