@@ -172,3 +172,16 @@ def test_images_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     first = marks(run, KNOWN)
     monkeypatch.setattr(Run, "images", lambda self: pytest.fail("read again"))
     assert marks(run, dict(KNOWN)) == first
+
+
+def test_all_hits_of_a_few_pairs_are_no_better_than_a_high_chance(tmp_path: Path) -> None:
+    """15 hits where chance is 0.9 happen one time in five; every difference from chance has one sign."""
+    hits = {"energy": np.ones(45)}
+    run = made(tmp_path / "A", {"cwm": hits}, baselines=())
+    scores = [replace(one, low=0.78, high=1.0, chance=0.9) for one in run.scores if one.explainer == "cwm"]
+    assert scores
+    near = replace(run, scores=tuple(scores))
+    assert all(p <= 0.05 for p in judged(near, KNOWN).p.values())
+    assert marked(near) == []
+    clear = replace(run, scores=tuple(replace(one, chance=0.7) for one in scores))
+    assert marked(clear) == EVERY

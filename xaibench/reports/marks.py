@@ -57,7 +57,8 @@ def marks(run: Run, metrics: Mapping[str, Metric]) -> frozenset[Cell]:
     Each cell is tested on its (image, class) pairs by `permutation_test` of the paired differences from chance and from
     each of `rivals`; undefined maps count as `Metric.counted` says. All must be beaten, so the largest of the p-values
     is the cell's (intersection-union: Berger, Technometrics 24:295, 1982). Against chance, a number, the test leans on
-    differences that are not skewed towards the worse; against a baseline it is exact. Holm's correction runs over the
+    differences that are not skewed towards the worse, so the interval must lie beyond chance as well; against a
+    baseline it is exact. Holm's correction runs over the
     cells of a table: explainers, headline scores and classes of one category. Never marked: a metric that is not
     corrected for chance or has no scores of images, one given up for the explainer or a rival, and what sees the
     answers.
@@ -106,7 +107,7 @@ def meaning(runs: Sequence[Run]) -> str:
     apart = f"; {', '.join(seeing)} {'sees' if len(seeing) == 1 else 'see'} the answers and is not to beat"
     return (
         f"better than chance{who}, each by a paired permutation test by patient on the same pairs, p at most {LEVEL:g} "
-        f"after Holm's correction over the cells of the table{apart if seeing else ''}"
+        f"after Holm's correction over the cells of the table, and its interval beyond chance{apart if seeing else ''}"
     )
 
 
@@ -132,7 +133,16 @@ def _judged(run: Run, metrics: Mapping[str, Metric]) -> Marks:
             tested[category] = len(found)
             p |= dict(zip(found, holm(list(found.values())).tolist(), strict=True))
     reason = "" if p else "no metric has a chance level and scores of images"
-    return Marks(frozenset(cell for cell, value in p.items() if value <= LEVEL), p, tested, reason)
+    beyond = {_cell(score) for score in scores if _beyond_chance(score, columns[score.metric])}
+    return Marks(frozenset(cell for cell, value in p.items() if value <= LEVEL and cell in beyond), p, tested, reason)
+
+
+def _beyond_chance(score: Score, metric: Metric) -> bool:
+    """Tell whether the interval lies beyond chance: permutations are blind to misses that a few pairs do not show."""
+    near = score.low if metric.direction == "higher" else score.high
+    if near is None or score.chance is None:
+        return False
+    return near > score.chance if metric.direction == "higher" else near < score.chance
 
 
 def _cell(score: Score) -> Cell:
