@@ -85,8 +85,10 @@ def test_figures_are_written_and_named(run: Path, tmp_path: Path, capsys: pytest
         "energy",
         "iou-otsu",
         "visible-in-box-0-50",
+        "visible-outside-0-50",
     ]
-    charts = [*(f"forest-{name}" for name in scores), "roc", "curve-visible-in-box"]
+    curves = ["curve-inside-outside", "curve-visible-in-box", "curve-visible-outside"]
+    charts = [*(f"forest-{name}" for name in scores), "roc", *curves]
     kinds = ("png", "pdf", "svg")
     assert [path.name for path in printed] == [f"{name}.{kind}" for name in grids + charts for kind in kinds]
     assert (

@@ -83,7 +83,8 @@ def install(folder: Path) -> Path:
     registry.register("classifiers", "trained", Trained)
     registry.register("explainers", "brightness", Brightness)
     table = tiny_benchmark().model_dump(mode="json")
-    table |= {"input_size": 32, "classes": ["No Finding", "Effusion"], "primary": None}
+    table.pop("primary")
+    table |= {"input_size": 32, "classes": ["No Finding", "Effusion"]}
     table["metrics"] = [{"name": name} for name in METRICS]
     table["dataset"]["options"] = {"seed": 0, "train": 13, "val": 6, "test": 12}
     table["statistics"]["resamples"] = 100

@@ -176,6 +176,7 @@ def test_ranks_show_how_they_move(page: Any) -> None:
     found = page.evaluate("() => DATA.rankings[0]")
     page.locator("#ranks summary").click()
     ticks = page.locator("#ranks .numbers tbody tr")
+    ticks.first.wait_for()  # drawn when it is opened
     assert ticks.count() == len(found["methods"])
     assert found["low"][0] <= found["ranks"][0] <= found["high"][0]
 
