@@ -236,6 +236,7 @@ def _could_have_shown(table: MetricTable) -> str:
     if not found:
         return "no difference that the metric can have could have been shown" if table.detectable else ""
     low, high = (number(one, table) for one in (found[0], found[-1]))
+    low = "under 0.01" if low == "0.00" and found[0] > 0 else low
     sizes, depends = (low, "") if low == high else (f"{low} to {high}", ", depending on the two")
     return f"could have shown a difference of {sizes} ({POWER:.0%} power{depends})"
 

@@ -173,12 +173,22 @@ def _against(report: Report, key: str, metric: Metric, best: Any, other: Any) ->
         return f"{next_one}."
     word = "more than chance would make" if table.survives(pair, ALPHA) else "too close to call"
     seen = table.detectable.get((pair.first, pair.second), table.detectable.get((pair.second, pair.first), math.nan))
-    least = f" With {pair.patients:,} patients a difference of {seen:.2f} or more would be seen four times in five."
+    least = f" With {pair.patients:,} patients a difference of {_fine(seen)} or more would be seen four times in five."
+    difference, low, high = (_fine(one, "+") for one in (pair.difference, pair.interval.low, pair.interval.high))
     return (
-        f"{next_one}; on the same {pair.n} pairs the difference is {pair.difference:+.2f} "
-        f"[{pair.interval.low:+.2f}, {pair.interval.high:+.2f}], {word} ({_p(pair.p_holm)}, permutation of patients, "
+        f"{next_one}; on the same {pair.n} pairs the difference is {difference} "
+        f"[{low}, {high}], {word} ({_p(pair.p_holm)}, permutation of patients, "
         f"Holm over {len(table.pairs)} comparison{_s(len(table.pairs))}).{'' if math.isnan(seen) else least}"
     )
+
+
+def _fine(value: float, sign: str = "") -> str:
+    """Return two decimals, or more of what they would show as zero.
+
+    >>> _fine(0.123), _fine(0.00071, "+"), _fine(0)
+    ('0.12', '+0.0007', '0.00')
+    """
+    return f"{value:{sign}.2f}" if value == 0 or abs(value) >= 0.005 else f"{value:{sign}.4f}"
 
 
 def _one(scores: Sequence[Score]) -> Score | None:
