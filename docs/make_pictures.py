@@ -5,6 +5,7 @@ Without names it makes all. The report's needs playwright (``pip install 'xaiben
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shutil
@@ -44,13 +45,13 @@ def main(names: Sequence[str]) -> None:
 
 def _first_run(folder: Path, wanted: set[str]) -> None:
     """Run gcm with cwm on the phantom and keep its table and its contact sheet."""
-    run = evaluate("gcm", ["cwm"], "phantom", out=folder, device="cpu")
-    assert run.directory is not None
-    if "contact-sheet.png" in wanted:
-        shutil.copyfile(run.directory / "contact-sheet-cwm.png", HERE / "contact-sheet.png")
-    if "run.svg" in wanted:
-        # The folder is gone when anyone reads the picture.
-        export_svg(type(run)(**{**run.__dict__, "directory": None}), HERE / "run.svg", width=130)
+    with contextlib.chdir(folder):  # the table says where the run is saved: in "runs", as on anyone's machine
+        run = evaluate("gcm", ["cwm"], "phantom", out=Path("runs"), device="cpu")
+        assert run.directory is not None
+        if "contact-sheet.png" in wanted:
+            shutil.copyfile(run.directory / "contact-sheet-cwm.png", HERE / "contact-sheet.png")
+        if "run.svg" in wanted:
+            export_svg(run, HERE / "run.svg", width=140)
 
 
 def _report(folder: Path, chromium: str) -> None:
