@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from zlib import crc32
 
 import numpy as np
@@ -33,8 +34,10 @@ from xaibench.datasets.chestxray8.cohort import audit_cohort
 from xaibench.explainers.base import Explainer
 from xaibench.harness.run import Run
 from xaibench.harness.setup import load_splits
-from xaibench.metrics import localization
+from xaibench.metrics import _ops, localization
+from xaibench.metrics.axioms import non_sensitivity
 from xaibench.metrics.base import metric
+from xaibench.metrics.explained import Explained
 from xaibench.reports.comparison import compare
 from xaibench.reports.tables import print_run
 from xaibench.statistics import auc_interval, detectable_difference, mean_interval
@@ -181,7 +184,7 @@ def mild(name: str, target: int) -> npt.NDArray[np.float32]:
     "IoU at a fixed threshold of 0.15, as CheXlocalize's tuned ones",
     before="0.0837335",
     source="numpy: the map, min-max scaled in double precision, above 0.15",
-    test="",
+    test="tests/metrics/test_pooled.py::test_iou_of_a_heavy_tail_is_exact_at_every_threshold",
 )
 def iou_at_a_tuned_threshold(folder: Path) -> Pair:
     protocol = benchmark("iou_fixed")
@@ -201,7 +204,7 @@ def replace_parameters(protocol: Benchmark, **parameters: Any) -> Benchmark:
     "heavy-tailed maps: IoU at the best of 100 thresholds (oracle)",
     before="0.0351405",
     source="numpy: the best of 0, 0.01, ..., 0.99 of the map, min-max scaled in double precision",
-    test="",
+    test="tests/metrics/test_pooled.py::test_iou_of_a_heavy_tail_is_exact_at_every_threshold",
 )
 def best_iou_of_a_heavy_tail(folder: Path) -> Pair:
     protocol = benchmark("iou_best")
@@ -343,7 +346,7 @@ def load_path() -> str:
     before="GOMP_SPINCOUNT",
     right="none",
     source="an import changes nothing of the process",
-    test="",
+    test="tests/test_memory.py::test_the_library_leaves_environment_and_malloc_alone",
 )
 def environment_after_import(folder: Path) -> str:
     code = (
@@ -459,3 +462,81 @@ def leaking_patients(folder: Path) -> str:
         return "not counted"
     of = ", ".join(str(paper.leaking[name]) for name in CLASSES[1:])
     return f"{of}; {paper.contradicting['Effusion']} of {paper.negatives['Effusion']}"
+
+
+@case(
+    SECTION,
+    "the report page: headline columns that the terminal shows and the page does not (iou_best, max_box_acc)",
+    before="iou_best@tuned, iou_best@oracle, max_box_acc@tuned, max_box_acc@oracle",
+    right="none",
+    source="both show a run's headline scores",
+    test="tests/reports/test_html.py::test_terminal_and_page_show_the_same_headline_columns",
+)
+def columns_of_the_page(folder: Path) -> str:
+    from xaibench.reports.html.data import Report
+
+    found = scored(mild, benchmark("energy", "iou_best", "max_box_acc"), out=folder)
+    report, lost = Report([found]), []
+    for spec in found.benchmark.metrics:
+        wanted = registry.get("metrics", spec.name).load().headline_scores
+        shown = report.headline(spec.name)
+        shown = [shown] if isinstance(shown, str) else list(shown)
+        there = {score.metric for score in found.scores}
+        lost += [name for name in wanted if name in there and name not in shown]
+    return ", ".join(lost) or "none"
+
+
+@case(
+    SECTION,
+    "a peak of four pixels, equal but for the last bit of one: pixels that score as the peak, crosses on a sheet",
+    before="4, 1",
+    right=[4, 0],
+    source="the metric's own rule: a millionth of the range; of several peaks none is drawn",
+    test="tests/reports/test_figures.py::test_the_peak_drawn_is_the_one_scored",
+)
+def peak_on_a_sheet(folder: Path) -> list[int]:
+    from xaibench.reports import figures
+    from xaibench.reports.tiles import Tile
+
+    heat = np.zeros((8, 8), dtype=np.float32)
+    heat[2:4, 2:4] = np.float32(1)
+    heat[2, 2] = np.nextafter(np.float32(1), np.float32(2))
+    axes = mock.MagicMock()
+    figures._draw_peak(axes, Tile(np.zeros((8, 8)), heat, None, "a", "b"))
+    return [int(_ops.maxima(torch.from_numpy(heat)[None]).sum()), len(axes.method_calls)]
+
+
+class LeftIsDead(Classifier):
+    """Linear in the image, its left half without weight."""
+
+    def __init__(self) -> None:
+        super().__init__(("a", "b"), 4)
+        self.weight = torch.nn.Parameter(torch.ones(2, 4, 4))
+        self.weight.data[:, :, :2] = 0
+
+    def features(self, images: Tensor) -> Tensor:
+        return images.mean(1, keepdim=True)
+
+    def head(self, features: Tensor, images: Tensor) -> Tensor:
+        return torch.einsum("khw,bhw->bk", self.weight, features[:, 0])
+
+
+class Constant(Explainer):
+    def explain(self, classifier: Classifier, prediction: Prediction, targets: Tensor) -> Tensor:
+        return torch.full((len(prediction), 4, 4), 0.5)
+
+
+@case(
+    SECTION,
+    "non_sensitivity of a constant map that is not zero, on a network without weight in the left half of the image",
+    before="nan",
+    right=0.5,
+    source="Nguyen and Rodriguez Martinez 2020: all cells matter to the map, half of them to the network",
+    test="tests/metrics/test_axioms.py::test_non_sensitivity_of_a_constant_map_is_that_all_matters",
+)
+def constant_and_non_sensitive(folder: Path) -> float:
+    network = LeftIsDead().eval()
+    prediction = network.predict(torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(1)) * 0.5 + 0.25)
+    targets = torch.zeros(1, dtype=torch.long)
+    maps = Constant().explain(network, prediction, targets)
+    return float(non_sensitivity(Explained(network, Constant(), prediction, targets, maps), grid=4))
