@@ -18,6 +18,7 @@ from xaibench.errors import (
     first_line,
 )
 from xaibench.explainers.base import Explainer, frozen, seed_of, upsample
+from xaibench.findings import Note
 from xaibench.metrics.base import Metric, Pool, metric
 from xaibench.metrics.explained import Explained
 from xaibench.types import Frame, Prediction, Region, Sample
@@ -31,6 +32,7 @@ __all__ = [
     "Metric",
     "Normalize",
     "NotApplicableError",
+    "Note",
     "Pool",
     "Prediction",
     "Region",

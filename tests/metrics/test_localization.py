@@ -255,6 +255,8 @@ def test_outside_is_inside_of_all_else_and_over_coverage_shows() -> None:
     many = masks.expand(20, 8, 8)
     assert torch.equal(visible_outside(noise, many), visible_in_box(noise, ~many))
     assert visible_outside(noise, torch.ones_like(many)).isnan().all()  # there is no outside
+    assert visible_outside.chance(torch.ones_like(many)).isnan().all()
+    assert torch.equal(visible_outside.chance(many), visible_in_box.chance(many))
 
 
 @pytest.mark.parametrize("metric", [visible_in_box, visible_outside], ids=lambda one: one.name)

@@ -216,6 +216,12 @@ def visible_in_box(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] =
     return _ops.nan_where(_ops.undefined(maps, masks), _ops.visible_share(maps, masks, thresholds))
 
 
+def _outside_chance(masks: Tensor, *, thresholds: Sequence[float] = THRESHOLDS) -> Tensor:
+    """Return (B, T): as of `visible_in_box`; NaN where the mask is empty or covers the image."""
+    level = _visible_chance(masks, thresholds=thresholds)
+    return _ops.nan_where(_ops.number(~masks) == 0, level)
+
+
 @metric(
     "visible_outside",
     category="localization",
@@ -223,7 +229,7 @@ def visible_in_box(maps: Tensor, masks: Tensor, *, thresholds: Sequence[float] =
     range=(0.0, 1.0),
     title="Share of the rest visible",
     reference="the false-positive rate to the true-positive rate of `visible_in_box`; Fawcett 2006 (ROC analysis)",
-    chance=_visible_chance,
+    chance=_outside_chance,
     curve="thresholds",
     headline_at=0.5,
     corrected=False,
