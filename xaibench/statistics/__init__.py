@@ -20,7 +20,7 @@ from xaibench.statistics.delong import AUCs, AUCTest, delong
 from xaibench.statistics.equivalence import Equivalence, tost
 from xaibench.statistics.paired import PairedTest, holm, mcnemar_test, permutation_test
 from xaibench.statistics.power import Detectable, design_effect, detectable_difference, detectable_rate
-from xaibench.statistics.ranks import Ranking, RankStability, critical_difference, rank_methods, rank_stability
+from xaibench.statistics.ranks import RankStability, rank_stability
 from xaibench.statistics.seeds import TwoLevel, two_level_difference, two_level_interval
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "Intervals",
     "PairedTest",
     "RankStability",
-    "Ranking",
     "Resampling",
     "TwoLevel",
     "auc_interval",
@@ -41,7 +40,6 @@ __all__ = [
     "bootstrap_weights",
     "chance_corrected",
     "chance_corrected_interval",
-    "critical_difference",
     "delong",
     "design_effect",
     "detectable_difference",
@@ -54,7 +52,6 @@ __all__ = [
     "mean_intervals",
     "paired_comparisons",
     "permutation_test",
-    "rank_methods",
     "rank_stability",
     "statistic_intervals",
     "tost",
