@@ -31,13 +31,13 @@ import xaibench
 from xaibench.benchmark import Benchmark, load_benchmark
 from xaibench.classifiers.base import count_macs
 from xaibench.cli.options import pairs
-from xaibench.harness.map_pairs import compare_maps
-from xaibench.harness.run import MACRO, Run
-from xaibench.harness.setup import choose_device, make_classifier
-from xaibench.harness.subsets import equivalences, predicted
-from xaibench.memory import settle_process
+from xaibench.evaluation.setup import choose_device, make_classifier
+from xaibench.io.memory import settle_process
+from xaibench.io.versions import versions
 from xaibench.progress import Progress
-from xaibench.versions import versions
+from xaibench.results.run import MACRO, Run
+from xaibench.studies.gcm_paper.map_pairs import compare_maps
+from xaibench.studies.gcm_paper.subsets import equivalences, predicted
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 1e-3, "schedule": "cosine"}
 

@@ -40,8 +40,8 @@ def run(images: int) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     from xaibench.benchmark import Benchmark, load_benchmark
-    from xaibench.harness.evaluate import evaluate
-    from xaibench.memory import keep_freed_memory
+    from xaibench.evaluation.evaluate import evaluate
+    from xaibench.io.memory import keep_freed_memory
 
     keep_freed_memory()
     table = load_benchmark("phantom").model_dump() | {"input_size": 64, "name": "scaling"}
@@ -122,7 +122,7 @@ def metric_seconds() -> float:
     import torch
 
     from xaibench.benchmark import load_benchmark
-    from xaibench.harness.setup import load_metrics
+    from xaibench.evaluation.setup import load_metrics
 
     maps = torch.nn.functional.interpolate(torch.rand(24, 1, 7, 7), (224, 224), mode="bilinear")[:, 0]
     masks = torch.zeros(24, 224, 224, dtype=torch.bool)

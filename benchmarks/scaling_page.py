@@ -137,7 +137,7 @@ def _forward_seconds() -> float:
     import torch
 
     from xaibench.classifiers.timm import densenet121
-    from xaibench.memory import keep_freed_memory
+    from xaibench.io.memory import keep_freed_memory
 
     keep_freed_memory()
     network = densenet121(CLASSES, 224, weights="random").optimized()

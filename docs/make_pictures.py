@@ -17,9 +17,9 @@ from pathlib import Path
 from PIL import Image
 
 from xaibench import evaluate
-from xaibench.harness.run import Run
 from xaibench.reports.html import write_report
 from xaibench.reports.tables import export_svg
+from xaibench.results.run import Run
 
 HERE = Path(__file__).resolve().parent
 FIRST_RUN = ("run.svg", "contact-sheet.png")

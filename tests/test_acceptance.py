@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from xaibench.benchmark import load_benchmark
-from xaibench.harness.evaluate import evaluate
-from xaibench.harness.run import Run
-from xaibench.harness.setup import load_splits, make_classifier
+from xaibench.evaluation.evaluate import evaluate
+from xaibench.evaluation.setup import load_splits, make_classifier
+from xaibench.results.run import Run
 from xaibench.training.checkpoint import Making, find_checkpoint, load_weights
 
 DISEASES = ("Cardiomegaly", "Pneumothorax", "Effusion")

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
 from xaibench.cli import main
-from xaibench.harness.run import Run
+from xaibench.results.run import Run
 
 CLASSES = ("Airspace Opacity", "Cardiomegaly", "Edema")
 SIZES = [(232, 282), (284, 233), (200, 200), (390, 320), (151, 307)]

@@ -14,9 +14,9 @@ import pytest
 from tests.reports import runs
 from xaibench.errors import XaibenchError
 from xaibench.findings import Note
-from xaibench.harness.run import Run, save_run
 from xaibench.reports.html import words
 from xaibench.reports.html.data import Report
+from xaibench.results.run import Run, save_run
 
 
 def saved(folder: Path, *notes: str) -> Run:

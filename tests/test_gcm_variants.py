@@ -9,9 +9,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from tests.harness.saved_runs import saved_run
+from tests.evaluation.saved_runs import saved_run
 from tests.tiny import tiny_benchmark
-from xaibench.harness.run import Run
+from xaibench.results.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARK = tiny_benchmark()

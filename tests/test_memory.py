@@ -12,7 +12,7 @@ import pytest
 SCRIPT = """
 import resource, sys
 import numpy as np
-from xaibench.memory import keep_freed_memory
+from xaibench.io.memory import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 def use():
@@ -71,7 +71,7 @@ def test_the_library_leaves_environment_and_malloc_alone() -> None:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc can be told to keep memory")
 def test_the_command_line_keeps_freed_memory() -> None:
-    code = SCRIPT.replace("from xaibench.memory import keep_freed_memory\n", "from xaibench.cli import main\n")
+    code = SCRIPT.replace("from xaibench.io.memory import keep_freed_memory\n", "from xaibench.cli import main\n")
     code = code.replace("assert keep_freed_memory()", 'assert main(["--version"]) == 0')
     done = subprocess.run([sys.executable, "-c", code, "kept", "1"], capture_output=True, text=True, check=True)
     assert int(done.stdout.split()[-1]) < 100

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from xaibench.paths import STALE, alone, hold, make_folder, remove_parts, write_atomically, write_together
+from xaibench.io.files import STALE, alone, hold, make_folder, remove_parts, write_atomically, write_together
 
 
 def names(folder: Path) -> set[str]:

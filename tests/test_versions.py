@@ -10,12 +10,12 @@ import torch
 
 from tests.explainers.small import Small
 from tests.tiny import tiny_benchmark
-from xaibench import versions
 from xaibench.benchmark import load_benchmark
-from xaibench.harness.identity import classifier_identity
-from xaibench.harness.setup import load_splits
+from xaibench.evaluation.cache_keys import classifier_identity
+from xaibench.evaluation.setup import load_splits
+from xaibench.io import versions
+from xaibench.io.versions import LIBRARIES
 from xaibench.training.checkpoint import Making, find_checkpoint, read_checkpoint
-from xaibench.versions import LIBRARIES
 
 DECIDE = ("scikit-learn", "pillow", "opencv-python", "torch", "captum")
 """KernelPCA and captum's regressions; decoding and resizing; components of maps; and two that always counted."""
@@ -67,7 +67,7 @@ def test_a_checkpoint_is_found_whatever_the_versions(tmp_path: Path, monkeypatch
 
 
 def test_a_training_writes_the_same_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xaibench.harness.evaluate import evaluate
+    from xaibench.evaluation.evaluate import evaluate
 
     monkeypatch.setenv("XAIBENCH_CACHE", str(tmp_path))
     benchmark = tiny_benchmark()

@@ -2,7 +2,7 @@
 
 Names are imported when they are first used, so that ``import xaibench`` costs milliseconds and no torch. Neither that
 nor a call changes the process: what the command line sets in it for speed, a notebook gets by a call of
-`xaibench.memory.settle_process` before torch is imported.
+`xaibench.io.memory.settle_process` before torch is imported.
 
 >>> import xaibench
 >>> xaibench.list_explainers("ccm*")
@@ -19,9 +19,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from xaibench.benchmark import load_benchmark
     from xaibench.classifiers import create as create_classifier
+    from xaibench.evaluation.evaluate import evaluate
     from xaibench.explainers import create as create_explainer
-    from xaibench.harness.evaluate import evaluate
-    from xaibench.harness.run import Run
     from xaibench.registry import (
         list_benchmarks,
         list_classifiers,
@@ -31,12 +30,13 @@ if TYPE_CHECKING:
         register,
     )
     from xaibench.reports.comparison import compare
+    from xaibench.results.run import Run
 
 _TARGETS = {
     "compare": "xaibench.reports.comparison:compare",
     "create_classifier": "xaibench.classifiers:create",
     "create_explainer": "xaibench.explainers:create",
-    "evaluate": "xaibench.harness.evaluate:evaluate",
+    "evaluate": "xaibench.evaluation.evaluate:evaluate",
     "list_benchmarks": "xaibench.registry:list_benchmarks",
     "list_classifiers": "xaibench.registry:list_classifiers",
     "list_datasets": "xaibench.registry:list_datasets",
@@ -44,7 +44,7 @@ _TARGETS = {
     "list_metrics": "xaibench.registry:list_metrics",
     "load_benchmark": "xaibench.benchmark:load_benchmark",
     "register": "xaibench.registry:register",
-    "Run": "xaibench.harness.run:Run",
+    "Run": "xaibench.results.run:Run",
 }
 
 __all__ = [

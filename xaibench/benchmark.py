@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from xaibench.errors import BenchmarkError, PluginError, did_you_mean, first_line
-from xaibench.limits import read_toml
+from xaibench.io.limits import read_toml
 from xaibench.types import Frame
 
 SCORING = 2

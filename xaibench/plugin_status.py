@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from xaibench.errors import PluginError
-from xaibench.limits import read_json, read_toml
-from xaibench.paths import cache_dir, write_atomically
+from xaibench.io.files import cache_dir, write_atomically
+from xaibench.io.limits import read_json, read_toml
 from xaibench.registry import Entry, Kind, claims, collision, one_line
 
 _PACKAGE = Path(__file__).resolve().parent

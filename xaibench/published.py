@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from xaibench.builtin_benchmarks import FOLDER
 from xaibench.errors import BenchmarkError, did_you_mean, first_line
-from xaibench.limits import read_toml
+from xaibench.io.limits import read_toml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]

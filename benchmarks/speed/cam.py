@@ -28,7 +28,7 @@ from torch import Tensor
 
 from xaibench.classifiers.timm import densenet121
 from xaibench.explainers import create
-from xaibench.memory import keep_freed_memory
+from xaibench.io.memory import keep_freed_memory
 from xaibench.metrics.classification import roc_auc
 from xaibench.types import Prediction
 

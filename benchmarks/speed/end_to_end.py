@@ -90,8 +90,8 @@ def protocol() -> Any:
 def ours(folder: Path, out: Path, side: str) -> float:
     """Return the seconds of a whole evaluation."""
     from xaibench.classifiers.timm import densenet121
-    from xaibench.harness.evaluate import evaluate
-    from xaibench.memory import keep_freed_memory
+    from xaibench.evaluation.evaluate import evaluate
+    from xaibench.io.memory import keep_freed_memory
 
     keep_freed_memory()  # as every run does
     classifier = densenet121(CLASSES, SIZE, weights="random")
@@ -159,7 +159,7 @@ def stock(folder: Path, images: int, side: str) -> float:
 def forward(images: int, side: str) -> float:
     """Return the seconds of the bare forward passes."""
     from xaibench.classifiers.timm import densenet121
-    from xaibench.memory import keep_freed_memory
+    from xaibench.io.memory import keep_freed_memory
 
     keep_freed_memory()
     classifier = densenet121(CLASSES, SIZE, weights="random").optimized()

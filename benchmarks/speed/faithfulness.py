@@ -31,10 +31,10 @@ from pytorch_grad_cam.metrics.road import NoisyLinearImputer, RemoveMostRelevant
 from torch import Tensor
 
 from xaibench.classifiers.timm import densenet121
+from xaibench.evaluation.inference import Forward, Precision
 from xaibench.explainers.baselines import Center
 from xaibench.explainers.reference import blurred
-from xaibench.harness.forward import Forward, Precision
-from xaibench.memory import keep_freed_memory
+from xaibench.io.memory import keep_freed_memory
 from xaibench.metrics.explained import Explained
 from xaibench.metrics.faithfulness import deletion, insertion, road_lerf, road_morf
 

@@ -35,13 +35,13 @@ from xaibench.benchmark import Benchmark, load_benchmark
 from xaibench.classifiers.base import count_macs
 from xaibench.classifiers.gcm import GCM
 from xaibench.datasets.base import Split
+from xaibench.evaluation.batch import Work
+from xaibench.evaluation.selection import select_metrics
+from xaibench.evaluation.setup import load_metrics, load_splits
+from xaibench.evaluation.stream import records_of
+from xaibench.evaluation.summary import summarize
 from xaibench.explainers.gcm import CCM, CWM
-from xaibench.harness.batch import Work
-from xaibench.harness.selection import select_metrics
-from xaibench.harness.setup import load_metrics, load_splits
-from xaibench.harness.stream import records_of
-from xaibench.harness.summary import summarize
-from xaibench.memory import keep_freed_memory
+from xaibench.io.memory import keep_freed_memory
 from xaibench.types import Region, Sample
 
 ROUNDS, BATCH, PLAIN_SHARE = 5, 32, 4

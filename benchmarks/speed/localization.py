@@ -20,7 +20,7 @@ import quantus
 import torch
 from torch import Tensor
 
-from xaibench.memory import keep_freed_memory
+from xaibench.io.memory import keep_freed_memory
 from xaibench.metrics import Metric, localization, ranking
 from xaibench.metrics._ops import sharing
 

@@ -1,4 +1,4 @@
-"""Training of GCM's decoder with and without `xaibench.memory.keep_freed_memory`, side by side in one run.
+"""Training of GCM's decoder with and without `xaibench.io.memory.keep_freed_memory`, side by side in one run.
 
     python benchmarks/speed/malloc.py
 
@@ -20,7 +20,7 @@ def measure(keep: bool) -> float:
     import torch
 
     from xaibench.classifiers.gcm import build_decoder
-    from xaibench.memory import keep_freed_memory
+    from xaibench.io.memory import keep_freed_memory
 
     if keep and not keep_freed_memory():
         sys.exit("this system's malloc can't be told to keep memory: nothing to compare")

@@ -22,12 +22,12 @@ from ray.cluster_utils import Cluster
 
 from xaibench.benchmark import Benchmark, load_benchmark
 from xaibench.classifiers.timm import densenet121
+from xaibench.evaluation.batch import Work
+from xaibench.evaluation.engine import Local
+from xaibench.evaluation.ray_engine import RayEngine
+from xaibench.evaluation.records import Records
+from xaibench.evaluation.setup import load_metrics, load_splits
 from xaibench.explainers import create
-from xaibench.harness.batch import Work
-from xaibench.harness.engine import Local
-from xaibench.harness.ray_engine import RayEngine
-from xaibench.harness.records import Records
-from xaibench.harness.setup import load_metrics, load_splits
 from xaibench.progress import Progress
 
 BATCH = 4

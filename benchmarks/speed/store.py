@@ -20,8 +20,8 @@ import torch
 
 from xaibench.benchmark import Benchmark, load_benchmark
 from xaibench.classifiers.timm import densenet121
-from xaibench.harness.evaluate import evaluate
-from xaibench.memory import keep_freed_memory
+from xaibench.evaluation.evaluate import evaluate
+from xaibench.io.memory import keep_freed_memory
 
 METRICS = ["hit_rate", "pointing_game", "iou_otsu", "visible_in_box"]
 

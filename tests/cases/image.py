@@ -34,7 +34,7 @@ from xaibench.types import Frame
 
 SECTION = "The image and the region are those of the annotator"
 DATA = "tests/datasets"
-FRAMES = "tests/harness/test_frames.py"
+FRAMES = "tests/evaluation/test_frames.py"
 CONTRADICTS = f"{DATA}/test_folder_marks.py::test_an_annotation_that_contradicts_itself_or_its_image"
 FILE = f"{DATA}/test_folder_marks.py::test_a_file_that_contradicts_itself"
 LABELS = f"{DATA}/test_folder_labels.py::test_contradictions_name_file_and_line"
@@ -240,7 +240,7 @@ def _distances(corners: Any, x: float, y: float) -> Any:
 )
 def chexlocalize(root: Path) -> float:
     from tests.test_chexlocalize import Layout
-    from xaibench.harness.run import Run
+    from xaibench.results.run import Run
 
     layout = Layout(root)
     command = f"run module:{root}/network.py:network -e maps:{layout.maps} --device cpu -b {root}/chexlocalize.toml"

@@ -29,17 +29,17 @@ from xaibench.classifiers.module import ModuleClassifier
 from xaibench.classifiers.timm import TimmClassifier
 from xaibench.cli import main
 from xaibench.datasets.loader import batches
+from xaibench.evaluation.evaluate import evaluate
+from xaibench.evaluation.setup import load_splits
 from xaibench.explainers.base import Explainer, upsample
-from xaibench.harness.evaluate import evaluate
-from xaibench.harness.run import Run
-from xaibench.harness.setup import load_splits
+from xaibench.results.run import Run
 
 SECTION = "The network that is scored is the network that was given"
 CLASSES = ("No Finding", "Cardiomegaly", "Pneumothorax", "Effusion")
 TWO = ["No Finding", "Effusion"]
 SIZE = 64
 USER = "tests/classifiers/test_user_networks.py"
-EFFECTS = "tests/harness/test_side_effects.py"
+EFFECTS = "tests/evaluation/test_side_effects.py"
 CALLED = "the module itself, called by torch"
 SKLEARN = "scikit-learn's roc_auc_score"
 

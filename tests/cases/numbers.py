@@ -31,20 +31,20 @@ from xaibench import registry
 from xaibench.benchmark import Benchmark, LocalizationSpec, load_benchmark
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.chestxray8.cohort import audit_cohort
+from xaibench.evaluation.setup import load_splits
 from xaibench.explainers.base import Explainer
-from xaibench.harness.run import Run
-from xaibench.harness.setup import load_splits
 from xaibench.metrics import _ops, localization
 from xaibench.metrics.axioms import non_sensitivity
 from xaibench.metrics.base import metric
 from xaibench.metrics.explained import Explained
 from xaibench.reports.comparison import compare
 from xaibench.reports.tables import print_run
+from xaibench.results.run import Run
 from xaibench.statistics import auc_interval, detectable_difference, mean_interval
 from xaibench.types import Frame, Prediction
 
 SECTION = "Numbers that can't flatter"
-UNDEFINED = "tests/harness/test_undefined.py"
+UNDEFINED = "tests/evaluation/test_undefined.py"
 Maps = Callable[[str, int], npt.NDArray[np.float32]]
 """Image id and class to the map (SIZE, SIZE)."""
 
@@ -350,7 +350,7 @@ def load_path() -> str:
 )
 def environment_after_import(folder: Path) -> str:
     code = (
-        "import os; before = dict(os.environ); import xaibench; from xaibench.harness.setup import choose_device; "
+        "import os; before = dict(os.environ); import xaibench; from xaibench.evaluation.setup import choose_device; "
         "choose_device('cpu'); print(', '.join(sorted(k for k in os.environ if os.environ[k] != before.get(k))) or "
         "'none')"
     )

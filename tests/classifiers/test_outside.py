@@ -25,12 +25,12 @@ from xaibench.classifiers.module import ModuleClassifier
 from xaibench.classifiers.timm import TimmClassifier
 from xaibench.doctor import diagnose
 from xaibench.errors import NotApplicableError, UsageError, WeightsError
+from xaibench.evaluation.evaluate import evaluate
+from xaibench.evaluation.restore import reopen
 from xaibench.explainers import create as create_explainer
-from xaibench.harness.evaluate import evaluate
-from xaibench.harness.reopen import reopen
-from xaibench.harness.run import Run
 from xaibench.reports.html import write_report
 from xaibench.reports.tables import print_run
+from xaibench.results.run import Run
 from xaibench.testing import check_classifier
 
 ONNX = "pip install -e '.[test-onnx]'"

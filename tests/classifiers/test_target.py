@@ -19,10 +19,10 @@ from xaibench.classifiers.module import ModuleClassifier
 from xaibench.classifiers.probe import QUARTERS, probe_images, quarter, with_quarters_changed
 from xaibench.doctor import diagnose
 from xaibench.errors import NotApplicableError, UsageError
+from xaibench.evaluation.evaluate import evaluate
 from xaibench.explainers import create
 from xaibench.findings import errors
-from xaibench.harness.evaluate import evaluate
-from xaibench.harness.run import Run
+from xaibench.results.run import Run
 
 CLASSES = ("No Finding", "Cardiomegaly", "Pneumothorax", "Effusion")
 SIZE = 64

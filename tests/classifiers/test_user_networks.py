@@ -29,8 +29,8 @@ from xaibench.classifiers.module import ModuleClassifier
 from xaibench.classifiers.nin import NIN
 from xaibench.classifiers.probe import check_network, check_parts, probe_images
 from xaibench.errors import UsageError
+from xaibench.evaluation.evaluate import evaluate
 from xaibench.explainers import create
-from xaibench.harness.evaluate import evaluate
 from xaibench.metrics._randomized import randomized
 from xaibench.types import Prediction
 
@@ -77,7 +77,7 @@ def test_its_scores_are_those_of_its_own_forward(monkeypatch: pytest.MonkeyPatch
     """A head trained on what its forward gives: ROC-AUC 1.0, which its class token does not have."""
     benchmark = tiny_benchmark(metrics=[{"name": "roc_auc"}], classes=["No Finding", "Cardiomegaly"])
     from xaibench.datasets.loader import batches
-    from xaibench.harness.setup import load_splits
+    from xaibench.evaluation.setup import load_splits
 
     test = load_splits(benchmark, None).test
     network = tiny_vit(MeanOfPatches, num_classes=2)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.tiny import tiny_benchmark
 from xaibench.cli import main
-from xaibench.harness.evaluate import evaluate
+from xaibench.evaluation.evaluate import evaluate
 
 
 @pytest.fixture(scope="module")

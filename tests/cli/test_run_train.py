@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.tiny import tiny_benchmark
 from xaibench.cli import main
-from xaibench.harness.run import Run
+from xaibench.results.run import Run
 
 
 def toml(value: Any) -> str:
@@ -151,7 +151,7 @@ def test_a_full_disk_is_one_line(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "runs/x/scores.parquet")
 
-    monkeypatch.setattr("xaibench.harness.evaluate.save_run", full)
+    monkeypatch.setattr("xaibench.evaluation.evaluate.save_run", full)
     assert main(["run", "gcm", "-e", "cwm", "-b", str(tiny), "-q"]) == 1
     err = capsys.readouterr().err
     assert "no space left" in err.lower()

@@ -241,7 +241,7 @@ def test_damaged_coco_files(root: Path) -> None:
 
 
 def test_a_tiny_benchmark_from_end_to_end(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xaibench.harness.evaluate import evaluate
+    from xaibench.evaluation.evaluate import evaluate
 
     monkeypatch.setenv("XAIBENCH_CACHE", str(root / "cache"))
     options = {"table": "labels.csv", "boxes": "boxes.csv", "images": "images", "patient_column": "patient"}

@@ -75,7 +75,7 @@ def test_a_multiclass_task_counts_what_it_leaves_out(root: Path, source: dict[st
 
 
 def test_the_auc_is_scikit_learns_on_every_row(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xaibench.harness.evaluate import evaluate
+    from xaibench.evaluation.evaluate import evaluate
 
     monkeypatch.setenv("XAIBENCH_CACHE", str(root / "cache"))
     table = tiny_benchmark(classes=FINDINGS, input_size=32).model_dump()

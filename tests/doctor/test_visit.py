@@ -12,8 +12,8 @@ from PIL import Image
 
 from tests.tiny import tiny_benchmark
 from xaibench.cli.app import main
-from xaibench.harness.evaluate import evaluate
-from xaibench.harness.examine import examine
+from xaibench.evaluation.evaluate import evaluate
+from xaibench.evaluation.examine import examine
 
 BLIND = """
 from xaibench.explainers.base import Explainer, upsample

@@ -143,7 +143,7 @@ class Damage(Harness):
 
         def call() -> int:
             from xaibench.errors import XaibenchError
-            from xaibench.harness.run import Run
+            from xaibench.results.run import Run
 
             whole = Run.load(next((self.root / "whole-ready" / "runs").iterdir()))
             try:

@@ -30,7 +30,7 @@ import torch
 
 from tests.faults import scene
 from tests.faults.syscalls import Disk
-from xaibench.harness import scoring
+from xaibench.evaluation import scoring
 
 CLASSIFIERS = ("ready", "trained")
 MANY = 100

@@ -25,11 +25,11 @@ from xaibench.benchmark import load_benchmark
 from xaibench.classifiers.base import Classifier, seeded
 from xaibench.cli import main
 from xaibench.datasets.phantom import PhantomSplit
+from xaibench.evaluation import cache_keys as identity
+from xaibench.evaluation.setup import load_splits
 from xaibench.explainers.base import Explainer, upsample
-from xaibench.harness import identity
-from xaibench.harness.run import Run
-from xaibench.harness.setup import load_splits
-from xaibench.harness.store import Store
+from xaibench.io.store import Store
+from xaibench.results.run import Run
 from xaibench.training.checkpoint import read_checkpoint
 from xaibench.training.module import Training
 from xaibench.types import Prediction

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from tests.datasets.nih_release import CLASSES, standard_boxes, standard_rows, write_release
-from tests.harness.saved_runs import saved_run
+from tests.evaluation.saved_runs import saved_run
 from tests.tiny import tiny_benchmark
 from xaibench.benchmark import read_benchmark
 from xaibench.builtin_benchmarks import FOLDER, phantom
@@ -29,10 +29,10 @@ from xaibench.datasets.folder import folder
 from xaibench.datasets.folder.audit import audit as audit_folder
 from xaibench.datasets.raster import read_header, read_values, turn
 from xaibench.explainers.maps import read_map
-from xaibench.harness.leaderboard import PINS, TurnedAwayError, read_pins, read_result, read_results
-from xaibench.harness.run import Run, save_run
 from xaibench.published import read_published
 from xaibench.reports.rated import read_ratings
+from xaibench.results.leaderboard import PINS, TurnedAwayError, read_pins, read_result, read_results
+from xaibench.results.run import Run, save_run
 from xaibench.training.checkpoint import Checkpoint, Making, load_weights, read_checkpoint
 
 RAMP = np.arange(48, dtype=np.float32).reshape(6, 8)

@@ -18,15 +18,24 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.harness.saved_runs import RECORD
+from tests.evaluation.saved_runs import RECORD
 from tests.tiny import tiny_benchmark
 from xaibench.benchmark import read_benchmark
 from xaibench.datasets.chestxray8.audit import inspect
 from xaibench.datasets.folder import rle
 from xaibench.errors import BenchmarkError, DataError, WeightsError, XaibenchError
 from xaibench.explainers.maps import read_map
-from xaibench.harness.run import Run, save_run
-from xaibench.limits import PIXELS, POLYGON_POINTS, ROWS, TEXT_BYTES, TOML_BYTES, check_archive, open_image, read_json
+from xaibench.io.limits import (
+    PIXELS,
+    POLYGON_POINTS,
+    ROWS,
+    TEXT_BYTES,
+    TOML_BYTES,
+    check_archive,
+    open_image,
+    read_json,
+)
+from xaibench.results.run import Run, save_run
 
 CHILD = """
 import resource, sys, time, warnings
@@ -42,7 +51,7 @@ from xaibench.datasets.folder.masks import read_masks
 from xaibench.datasets.folder.options import Options
 from xaibench.datasets.raster import read_header, read_values
 from xaibench.explainers.maps import read_map
-from xaibench.harness.run import Run
+from xaibench.results.run import Run
 folder = Path(sys.argv[1])
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 3 * 2**30,) * 2)
@@ -126,7 +135,7 @@ def test_bombs_are_refused_within_3_gib(tmp_path: Path) -> None:
 
 def test_a_table_of_a_billion_equal_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ROWS >= 10_000_000
-    monkeypatch.setattr("xaibench.limits.ROWS", 3)
+    monkeypatch.setattr("xaibench.io.limits.ROWS", 3)
     row = {"image": "a", "patient": "p", "class": "c", "explainer": "e", "metric": "m", "value": 1.0, "chance": 0.5}
     run = Run(tiny_benchmark(), "gcm", (), (), (), RECORD, (), tmp_path)
     save_run(run, [pd.DataFrame([row] * 3)], pd.DataFrame())

@@ -20,7 +20,7 @@ from xaibench.cli.output import print_table, printable
 from xaibench.cli.progress import progress_bars
 from xaibench.datasets.folder import folder
 from xaibench.errors import BenchmarkError, DataError, UsageError
-from xaibench.limits import check_name
+from xaibench.io.limits import check_name
 
 OUTSIDE = (
     "../a.png",

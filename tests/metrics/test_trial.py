@@ -10,7 +10,7 @@ import pytest
 from tests.tiny import tiny_benchmark
 from xaibench import registry
 from xaibench.errors import UsageError
-from xaibench.harness.evaluate import evaluate
+from xaibench.evaluation.evaluate import evaluate
 from xaibench.metrics.base import Metric
 from xaibench.metrics.trial import check_parameters
 
@@ -70,7 +70,7 @@ def test_values_out_of_range_are_usage_errors(name: str, parameters: dict[str, A
 
 
 def test_a_run_ends_before_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xaibench.harness.evaluate.obtain_weights", lambda *_, **__: pytest.fail("it trained"))
+    monkeypatch.setattr("xaibench.evaluation.evaluate.obtain_weights", lambda *_, **__: pytest.fail("it trained"))
     metrics = [{"name": "energy"}, {"name": "mprt", "parameters": {"steps": 0}}]
     with pytest.raises(
         UsageError, match=r"metric 'mprt' with steps = 0: steps = 0; it is a whole number of at least 1"

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tests.harness.saved_runs import RECORD
+from tests.evaluation.saved_runs import RECORD
 from tests.reports.runs import benchmark
 from xaibench.benchmark import Benchmark
-from xaibench.harness.run import MACRO, Run, Score, save_run
 from xaibench.metrics.base import Metric
+from xaibench.results.run import MACRO, Run, Score, save_run
 from xaibench.statistics import Resampling, mean_intervals
 
 CLASSES = ("No Finding", "Effusion", "Mass")

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from tests.reports import runs
-from xaibench.harness.run import Run, save_run
+from xaibench.results.run import Run, save_run
 from xaibench.types import Frame, Region, Sample
 
 HOSTILE = (

@@ -14,7 +14,7 @@ import torch
 
 from tests.reports import rated_runs, runs
 from xaibench.findings import Note
-from xaibench.harness.run import MACRO, Run, save_run
+from xaibench.results.run import MACRO, Run, save_run
 from xaibench.types import Frame, Region, Sample
 
 LONG = "long" * 50

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from xaibench.benchmark import Benchmark
-from xaibench.harness.run import MACRO, Run, Score
 from xaibench.metrics.base import Metric
+from xaibench.results.run import MACRO, Run, Score
 
 _TITLES = {
     "hit_rate": "Hit rate (peak in the region)",

@@ -22,7 +22,6 @@ from tests.reports import compared, runs
 from tests.reports.report_runs import CLASSES, EXPLAINERS, LONG, Shown, write_run
 from xaibench.benchmark import Benchmark
 from xaibench.errors import UsageError
-from xaibench.harness.run import MACRO, Run
 from xaibench.reports.chart_files import write_charts
 from xaibench.reports.charts import COLOURS, GREY, looks, save
 from xaibench.reports.curve_figures import roc_figure, threshold_figures, tolerance_figure
@@ -31,6 +30,7 @@ from xaibench.reports.forest import forest_plots
 from xaibench.reports.html.curves import roc_curves
 from xaibench.reports.html.data import Report
 from xaibench.reports.html.tolerance import TOLERANCES, tolerance_curves
+from xaibench.results.run import MACRO, Run
 
 NASTY = ("$x^{$", "<script>alert('e')</script>", LONG, "気胸 $\\frac$")
 

@@ -12,15 +12,15 @@ import pandas as pd
 import pytest
 
 import xaibench
-from tests.harness.saved_runs import RECORD
+from tests.evaluation.saved_runs import RECORD
 from tests.reports.compared import CLASSES, metrics, pairs, protocol, random_values, write_run
 from xaibench.errors import UsageError, XaibenchError
-from xaibench.harness.run import MACRO, Run, save_run
 from xaibench.metrics.base import Pool
 from xaibench.reports.comparison import ComparedRuns, compare, pair_comparison
 from xaibench.reports.comparison_files import pair_rows, score_rows
 from xaibench.reports.comparison_latex import comparison_latex
 from xaibench.reports.comparison_markdown import comparison_markdown
+from xaibench.results.run import MACRO, Run, save_run
 from xaibench.statistics import (
     Resampling,
     delong,

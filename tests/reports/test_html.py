@@ -21,7 +21,6 @@ from xaibench import registry
 from xaibench.errors import UsageError, WeightsError
 from xaibench.explainers.base import upsample
 from xaibench.findings import Note
-from xaibench.harness.run import MACRO, Run
 from xaibench.metrics.localization import hit_rate, pointing_game, visible_in_box
 from xaibench.reports.comparison import compare
 from xaibench.reports.html import curves, words, write_report
@@ -30,6 +29,7 @@ from xaibench.reports.html.gallery import THRESHOLDS, Gallery, choose_pairs, enc
 from xaibench.reports.html.tolerance import TOLERANCES
 from xaibench.reports.marks import marks
 from xaibench.reports.tables import run_tables
+from xaibench.results.run import MACRO, Run
 from xaibench.statistics import rank_stability
 from xaibench.types import Frame
 

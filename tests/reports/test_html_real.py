@@ -12,9 +12,9 @@ from tests.reports import browsing
 from tests.reports.browsing import first_column, hit_counts, opened, serious_faults, slide, status
 from tests.tiny import tiny_benchmark
 from xaibench.benchmark import Benchmark
-from xaibench.harness.evaluate import evaluate
-from xaibench.harness.run import MACRO, Run
+from xaibench.evaluation.evaluate import evaluate
 from xaibench.reports.html import write_report
+from xaibench.results.run import MACRO, Run
 
 SIX = ("cwm", "ccm", "ccm_contrast", "gradcam", "saliency", "layercam")
 pytestmark = pytest.mark.browser

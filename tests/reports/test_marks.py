@@ -14,8 +14,8 @@ import pytest
 
 from tests.reports.compared import CLASSES, metrics, pairs, protocol, random_values, write_run
 from tests.reports.test_tables import line_of, printed
-from xaibench.harness.run import MACRO, Run
 from xaibench.reports.marks import Marks, judged, marks, meaning
+from xaibench.results.run import MACRO, Run
 
 Array = npt.NDArray[np.float64]
 KNOWN = metrics()

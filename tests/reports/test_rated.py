@@ -9,8 +9,8 @@ import pytest
 
 from tests.reports.rated_runs import CLASSES, HOSTILE, write_run
 from xaibench.errors import DataError
-from xaibench.harness.run import Run
 from xaibench.reports.rated import rating_results, read_ratings
+from xaibench.results.run import Run
 
 SPEC = {
     "Cardiomegaly": (126, 130, 0.924, 0.988),

@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.harness.saved_runs import saved_run
+from tests.evaluation.saved_runs import saved_run
 from tests.tiny import tiny_benchmark
 from xaibench.benchmark import load_benchmark
 from xaibench.datasets.chestxray8.cohort import CohortAudit, Overlap
-from xaibench.harness.map_pairs import compare_maps
-from xaibench.harness.normal_maps import MapArea
-from xaibench.harness.reproduce import COMPARED, MAPS, Counts, Reproduction, Size
-from xaibench.harness.subsets import best_subset, compare_aucs, equivalences, mean_aucs
-from xaibench.harness.variants import CLASSIFIERS, Deviation, Settings, deviations, subset_benchmark
 from xaibench.published import load_published
 from xaibench.reports.page import NOT_COMPUTABLE, Page, Section, Table, Text, to_html, to_markdown
 from xaibench.reports.reproduction import make_page
 from xaibench.reports.reproduction_figures import draw_curves
 from xaibench.reports.reproduction_ratings import ratings_section
+from xaibench.studies.gcm_paper.map_pairs import compare_maps
+from xaibench.studies.gcm_paper.normal_maps import MapArea
+from xaibench.studies.gcm_paper.reproduce import COMPARED, MAPS, Counts, Reproduction, Size
+from xaibench.studies.gcm_paper.subsets import best_subset, compare_aucs, equivalences, mean_aucs
+from xaibench.studies.gcm_paper.variants import CLASSIFIERS, Deviation, Settings, deviations, subset_benchmark
 
 BASE = tiny_benchmark()
 PUBLISHED = load_published()

@@ -12,10 +12,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from xaibench.errors import XaibenchError
-from xaibench.harness.run import MACRO, Run, Score
 from xaibench.metrics.base import Metric
 from xaibench.reports._layout import Glyphs, fold
 from xaibench.reports.tables import export_svg, print_run, run_tables
+from xaibench.results.run import MACRO, Run, Score
 
 from . import runs
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.tiny import tiny_benchmark
 from xaibench.classifiers.gcm import GCM
-from xaibench.harness.setup import load_splits
+from xaibench.evaluation.setup import load_splits
 from xaibench.training import arrays
 from xaibench.training.states import find_state, keep_state
 

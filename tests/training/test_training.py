@@ -18,8 +18,8 @@ from xaibench.classifiers.base import Classifier
 from xaibench.classifiers.gcm import GCM
 from xaibench.datasets.base import Splits
 from xaibench.errors import UsageError, WeightsError, XaibenchError
-from xaibench.harness.evaluate import evaluate
-from xaibench.harness.setup import load_splits, make_classifier, obtain_weights
+from xaibench.evaluation.evaluate import evaluate
+from xaibench.evaluation.setup import load_splits, make_classifier, obtain_weights
 from xaibench.metrics.classification import class_scores
 from xaibench.progress import Progress
 from xaibench.training.arrays import compute_arrays
@@ -161,7 +161,7 @@ def test_the_frozen_body_runs_once_over_each_image(splits: Splits, monkeypatch: 
         return original(self, images)
 
     monkeypatch.setattr(GCM, "features", counted)
-    monkeypatch.setattr("xaibench.harness.setup.expected_seconds", lambda *_: 1.0)
+    monkeypatch.setattr("xaibench.evaluation.setup.expected_seconds", lambda *_: 1.0)
     obtain(splits, spec(epochs=4))
     assert seen == len(splits.train) + len(splits.val)
 

@@ -26,7 +26,7 @@ from xaibench.classifiers.base import Classifier, Weights
 from xaibench.classifiers.outside import Columns, Normalization, Prepare, existing, trial_image
 from xaibench.classifiers.probe import check_network
 from xaibench.errors import PLUGIN_ERRORS, UsageError, WeightsError, XaibenchError, first_line
-from xaibench.limits import check_archive
+from xaibench.io.limits import check_archive
 
 _ONLY, _NOT_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 

@@ -18,7 +18,7 @@ from xaibench.classifiers.hooked import Target, replaced, with_tensor
 from xaibench.classifiers.layout import KINDS, Layout, Verdict, changes, judge, layouts, tensor_of
 from xaibench.classifiers.probe import QUARTERS, probe_images, with_quarters_changed
 from xaibench.errors import UsageError
-from xaibench.memory import out_of_memory
+from xaibench.io.memory import out_of_memory
 
 Run = Callable[[Tensor], Tensor]
 """Runs the network on images (N, 3, S, S) in [0, 1] of any side S, and returns logits (N, K)."""

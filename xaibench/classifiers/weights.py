@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from xaibench.classifiers.base import Normalize, Weights, hash_tensors, seeded
 from xaibench.errors import UsageError, WeightsError, did_you_mean, first_line
-from xaibench.limits import check_archive
+from xaibench.io.limits import check_archive
 
 log = logging.getLogger(__name__)
 

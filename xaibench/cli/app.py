@@ -23,7 +23,7 @@ import click
 from xaibench import __version__
 from xaibench.cli.output import printable
 from xaibench.errors import XaibenchError, did_you_mean
-from xaibench.memory import settle_process
+from xaibench.io.memory import settle_process
 
 # Module in this folder to short help: here, so that the help imports no subcommand. One whose module does not exist yet
 # is left out.

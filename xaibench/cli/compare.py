@@ -14,8 +14,8 @@ from xaibench.cli.options import protocol_options
 from xaibench.errors import UsageError, XaibenchError
 
 if TYPE_CHECKING:
-    from xaibench.harness.run import Run
     from xaibench.reports.comparison import ComparedRuns
+    from xaibench.results.run import Run
 
 FORMATS = {"markdown": "Markdown", "latex": "LaTeX (booktabs)", "csv": "CSV", "parquet": "Parquet", "json": "JSON"}
 
@@ -103,7 +103,7 @@ def command(
 
 def _runs(targets: tuple[str, ...], *, quiet: bool, out: Path, **protocol: Any) -> list[Run]:
     """Load the runs given, and find or make those of the pairs."""
-    from xaibench.harness.run import Run
+    from xaibench.results.run import Run
 
     loaded, wanted = [], []
     for text in targets:
@@ -119,7 +119,7 @@ def _runs(targets: tuple[str, ...], *, quiet: bool, out: Path, **protocol: Any) 
     if not wanted:
         return loaded
     from xaibench.cli.progress import progress_bars
-    from xaibench.harness.pairs import parse_pair, runs_of_pairs
+    from xaibench.evaluation.pairs import parse_pair, runs_of_pairs
 
     parsed = [parse_pair(text) for text in wanted]
     with progress_bars(quiet=quiet) as progress:
@@ -134,7 +134,7 @@ def _write(name: str, file: str, found: ComparedRuns, *, pairs: bool) -> None:
         else:
             click.echo(content, nl=False)
         return
-    from xaibench.paths import write_atomically
+    from xaibench.io.files import write_atomically
 
     path, data = Path(file), content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
     if path.is_dir():

@@ -43,8 +43,8 @@ def command(
     """
     replaced, fields = pairs(options, "--option"), pairs(recipe, "--recipe")
     from xaibench.cli.output import print_json
+    from xaibench.evaluation.examine import examine
     from xaibench.findings import errors
-    from xaibench.harness.examine import examine
 
     found = examine(
         classifier,

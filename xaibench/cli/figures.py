@@ -12,10 +12,10 @@ from xaibench.cli.output import echo
 from xaibench.errors import UsageError, XaibenchError
 
 if TYPE_CHECKING:
-    from xaibench.harness.run import Run
     from xaibench.reports.charts import Format
     from xaibench.reports.figures import Colours
     from xaibench.reports.paper_figures import Scale
+    from xaibench.results.run import Run
 
 _KINDS = ("forest", "roc", "curve", "grid", "tolerance")
 _FORMATS = ("png", "pdf", "svg")
@@ -90,7 +90,7 @@ def command(
         raise UsageError("--checkpoint is of one run: give one RUN")
     from xaibench.cli.output import print_json
     from xaibench.cli.progress import progress_bars
-    from xaibench.harness.run import Run
+    from xaibench.results.run import Run
 
     loaded = [Run.load(run) for run in runs]
     written: list[Path] = []
@@ -135,7 +135,7 @@ def _charts(
     classes: tuple[str, ...],
     **_: Any,
 ) -> list[Path]:
-    from xaibench.harness.reopen import reopen
+    from xaibench.evaluation.restore import reopen
     from xaibench.reports.chart_files import write_charts
 
     return write_charts(

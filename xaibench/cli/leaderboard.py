@@ -26,7 +26,7 @@ def add(run: Path, folder: Path | None, data_root: Path | None) -> None:
     \b
     xaibench leaderboard add runs/A --data-root DIR
     """
-    from xaibench.harness.leaderboard import add_run
+    from xaibench.results.leaderboard import add_run
 
     echo(add_run(run, folder or _default(), data_root=data_root))
 
@@ -46,8 +46,8 @@ def build(folder: Path | None, out: Path) -> None:
     \b
     xaibench leaderboard build --out leaderboard
     """
-    from xaibench.harness.leaderboard import read_results
     from xaibench.reports.leaderboard import write_leaderboard
+    from xaibench.results.leaderboard import read_results
 
     results = read_results(folder or _default())
     for file, reason in results.turned_away.items():

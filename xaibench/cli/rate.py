@@ -52,7 +52,7 @@ def command(
     """
     from xaibench.cli.output import print_json
     from xaibench.errors import UsageError
-    from xaibench.harness.run import Run
+    from xaibench.results.run import Run
 
     opened = Run.load(run)
     if files:
@@ -67,7 +67,7 @@ def command(
             _print(results)
         return
     from xaibench.cli.progress import progress_bars
-    from xaibench.harness.reopen import reopen
+    from xaibench.evaluation.restore import reopen
     from xaibench.reports.ratings import rating_items, write_folder, write_page
 
     items = rating_items(opened, explainers, seed)

@@ -50,8 +50,8 @@ def command(
     """
     from xaibench.cli.output import print_json
     from xaibench.cli.progress import progress_bars
-    from xaibench.harness.run import Run
     from xaibench.reports.html import write_report
+    from xaibench.results.run import Run
 
     with progress_bars(quiet=quiet or as_json) as progress:
         made = write_report(

@@ -105,9 +105,9 @@ def command(
     from xaibench.benchmark import load_benchmark
     from xaibench.cli.output import print_json
     from xaibench.cli.progress import progress_bars
-    from xaibench.harness.reproduce import reproduce
-    from xaibench.harness.variants import Settings
     from xaibench.reports.reproduction import write_reproduction
+    from xaibench.studies.gcm_paper.reproduce import reproduce
+    from xaibench.studies.gcm_paper.variants import Settings
 
     protocol = load_benchmark(benchmark)
     folder = out or Path("reproductions") / protocol.name

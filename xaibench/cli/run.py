@@ -12,7 +12,7 @@ from xaibench.cli.output import echo
 from xaibench.errors import UsageError, XaibenchError
 
 if TYPE_CHECKING:
-    from xaibench.harness.engine import Engine
+    from xaibench.evaluation.engine import Engine
 
 _IN_THE_GRID = ("classifier", "explainers", "metrics", "benchmark", "options", "recipe", "checkpoint")
 """Parameters of the command that a grid file says in their place."""
@@ -123,10 +123,10 @@ def command(
         raise UsageError(f"give at least one --explainer, such as xaibench run {classifier} --explainer gradcam")
     if grid is not None:
         _nothing_beside_the_grid(context)
-        from xaibench.harness.grid import read_grid
+        from xaibench.studies.grid import read_grid
 
         read_grid(grid)  # before a cluster is started for nothing
-    from xaibench.harness.store import default_store
+    from xaibench.io.store import default_store
 
     common = {
         "data_root": data_root,
@@ -158,7 +158,7 @@ def _run(
 ) -> None:
     from xaibench.cli.output import print_json
     from xaibench.cli.progress import progress_bars
-    from xaibench.harness.evaluate import evaluate, raise_if_failed
+    from xaibench.evaluation.evaluate import evaluate, raise_if_failed
 
     with progress_bars(quiet=quiet or as_json) as progress:
         run = evaluate(classifier, explainers, benchmark, engine=engine, progress=progress, **settings)
@@ -179,7 +179,7 @@ def _run(
 def _run_grid(path: Path, engine: Engine, quiet: bool, as_json: bool, settings: dict[str, Any]) -> None:
     from xaibench.cli.output import print_json, print_table
     from xaibench.cli.progress import progress_bars
-    from xaibench.harness.grid import read_grid, run_grid, summary
+    from xaibench.studies.grid import read_grid, run_grid, summary
 
     grid = read_grid(path)
     with progress_bars(quiet=quiet or as_json) as progress:
@@ -218,7 +218,7 @@ def _engine(
         for option, value in given.items():
             if value is not None:
                 raise UsageError(f"{option} is for Ray's workers: add --engine ray")
-    from xaibench.harness.engine import make_engine
+    from xaibench.evaluation.engine import make_engine
 
     cluster = {"address": address, "workers": workers, "cpus": cpus_per_worker, "gpus": gpus_per_worker}
     return make_engine(engine, threads=threads, device=device, **cluster)

@@ -12,7 +12,7 @@ from xaibench.cli.output import echo
 from xaibench.errors import UsageError
 
 if TYPE_CHECKING:
-    from xaibench.harness.shortcut import Figure, Shortcut
+    from xaibench.studies.shortcut import Figure, Shortcut
 
 
 @click.command(name="shortcut")
@@ -71,7 +71,7 @@ def command(
         )
     from xaibench.cli.output import print_json
     from xaibench.cli.progress import progress_bars
-    from xaibench.harness.shortcut import raise_if_failed, shortcut
+    from xaibench.studies.shortcut import raise_if_failed, shortcut
 
     with progress_bars(quiet=quiet or as_json) as progress:
         found = shortcut(

@@ -13,7 +13,7 @@ import click
 
 from xaibench.cli.output import LONGEST_LINE, console, echo, is_terminal, print_json, print_table, printable, reflow
 from xaibench.errors import PluginError, XaibenchError, did_you_mean
-from xaibench.limits import TOML_BYTES, read_text
+from xaibench.io.limits import TOML_BYTES, read_text
 from xaibench.plugin_status import own_doc
 from xaibench.registry import Entry, Kind, UnknownPluginError, claims, get, one_line
 

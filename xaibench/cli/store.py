@@ -13,7 +13,7 @@ from xaibench.cli.output import echo, printable
 from xaibench.errors import UsageError
 
 if TYPE_CHECKING:
-    from xaibench.harness.store import Store
+    from xaibench.io.store import Store
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -95,7 +95,7 @@ def prune(folder: Path | None, limit: str) -> None:
 
 
 def _open(folder: Path | None) -> Store:
-    from xaibench.harness.store import Store, default_store
+    from xaibench.io.store import Store, default_store
 
     return Store(folder or default_store())
 

@@ -44,8 +44,8 @@ def command(
     from xaibench.cli.output import print_json
     from xaibench.cli.progress import progress_bars
     from xaibench.errors import UsageError
-    from xaibench.harness.setup import choose_device, duration, load_splits, make_classifier, obtain_weights, spec_of
-    from xaibench.paths import make_folder, write_atomically
+    from xaibench.evaluation.setup import choose_device, duration, load_splits, make_classifier, obtain_weights, spec_of
+    from xaibench.io.files import make_folder, write_atomically
 
     if out is not None and out.suffix != ".safetensors":
         raise UsageError(f"--out {out}: a checkpoint's name ends in .safetensors")

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from xaibench.errors import DataError
-from xaibench.limits import check_size, read_text
-from xaibench.paths import alone, cache_dir, make_folder, write_atomically
+from xaibench.io.files import alone, cache_dir, make_folder, write_atomically
+from xaibench.io.limits import check_size, read_text
 
 FRESH_NS = 2 * 10**9
 """Nanoseconds after its last change within which a file's answer is not cached."""

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xaibench.errors import DataError, first_line
-from xaibench.limits import UNREADABLE, open_image
+from xaibench.io.limits import UNREADABLE, open_image
 from xaibench.types import Frame
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from xaibench.classifiers.probe import probe_images
 from xaibench.classifiers.target import every_place, judge_features
 from xaibench.doctor.outputs import gradient_of
 from xaibench.findings import Finding
-from xaibench.memory import out_of_memory
+from xaibench.io.memory import out_of_memory
 
 if TYPE_CHECKING:
     from xaibench.doctor.diagnose import Patient

@@ -17,8 +17,8 @@ from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split, Splits
 from xaibench.errors import NotApplicableError
 from xaibench.explainers.base import Explainer, seed_of
-from xaibench.limits import read_json
-from xaibench.paths import cache_dir, write_atomically
+from xaibench.io.files import cache_dir, write_atomically
+from xaibench.io.limits import read_json
 from xaibench.types import Prediction
 
 Box = tuple[float, ...]

@@ -19,7 +19,7 @@ from xaibench.datasets.names import composed, image_names, other_name, owners
 from xaibench.errors import DataError, UsageError, first_line
 from xaibench.explainers.base import Explainer, upsample
 from xaibench.explainers.plain_pickle import read_pickle
-from xaibench.limits import UNREADABLE, check_pixels, open_image
+from xaibench.io.limits import UNREADABLE, check_pixels, open_image
 from xaibench.types import Frame, Prediction
 
 SUFFIXES = (".npy", ".png", ".pkl", ".pickle")
@@ -205,7 +205,7 @@ def read_map(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Read a map, (H, W) float32; see `Maps` for the formats.
 
     Raises:
-        DataError: the file is damaged, holds no map, or one of more pixels than `xaibench.limits` allows.
+        DataError: the file is damaged, holds no map, or one of more pixels than `xaibench.io.limits` allows.
     """
     suffix = path.suffix.lower()
     if suffix == ".png":

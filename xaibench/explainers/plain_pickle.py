@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from xaibench.errors import DataError, first_line
-from xaibench.limits import MAP_BYTES, check_archive, read_bytes
+from xaibench.io.limits import MAP_BYTES, check_archive, read_bytes
 
 
 def read_pickle(path: Path) -> Any:

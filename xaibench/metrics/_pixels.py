@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from xaibench.io.files import cache_dir, make_folder
 from xaibench.metrics import _ops
-from xaibench.paths import cache_dir, make_folder
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -15,7 +15,7 @@ from scipy.special import expit, logsumexp
 
 from xaibench.errors import UsageError
 from xaibench.metrics.base import metric
-from xaibench.metrics.weighted_auc import weighted_auc
+from xaibench.statistics.roc import weighted_auc
 
 Array = npt.NDArray[np.float64]
 Weighted = Callable[[Array], Array]

@@ -31,7 +31,7 @@ class Shelf(Protocol):
 
 
 class Runs(Protocol):
-    """Runs the classifier, as `xaibench.harness.forward.Forward` does."""
+    """Runs the classifier, as `xaibench.evaluation.inference.Forward` does."""
 
     def __call__(self, images: Tensor, ids: Sequence[str]) -> Prediction:
         """Return the prediction of images (N, 3, H, W)."""

@@ -12,8 +12,8 @@ import numpy as np
 
 from xaibench.benchmark import digest
 from xaibench.errors import UsageError, XaibenchError, did_you_mean
-from xaibench.harness.run import Run
-from xaibench.harness.variants import deviations
+from xaibench.results.run import Run
+from xaibench.studies.gcm_paper.variants import deviations
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from xaibench.harness.run import Run
 from xaibench.reports._comparable import Entrant
+from xaibench.results.run import Run
 from xaibench.statistics import Comparison, RankStability
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
 
-from xaibench.harness.run import MACRO
 from xaibench.reports._compared import POWER, PRIMARY, ComparedRuns, MetricTable, Standing
 from xaibench.reports._layout import FEWER
 from xaibench.reports.tables import INTERVAL_WAYS, undefined_counts
+from xaibench.results.run import MACRO
 from xaibench.statistics import Comparison, Interval
 
 DASH = "-"

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import rankdata
 
-from xaibench.harness.run import MACRO, Run, Score
 from xaibench.reports._auc_pairs import auc_comparisons
 from xaibench.reports._comparable import Entrant, classifiers, counted_values, pair_index
 from xaibench.reports._compared import EXPLORATORY, POWER, PRIMARY, MetricTable, Standing
 from xaibench.reports._pair_tests import TWO_LEVELS, BySeed, mean_over_seeds, pair_tests
+from xaibench.results.run import MACRO, Run, Score
 from xaibench.statistics import (
     Comparison,
     Interval,

@@ -9,14 +9,14 @@ from typing import Literal
 from matplotlib.figure import Figure
 
 from xaibench.errors import UsageError
-from xaibench.harness.reopen import Reopened
-from xaibench.harness.run import Run
+from xaibench.evaluation.restore import Reopened
 from xaibench.progress import Progress
 from xaibench.reports.charts import FORMATS, Format, chosen_classes, chosen_metrics, save
 from xaibench.reports.curve_figures import roc_figure, threshold_figures, tolerance_figure
 from xaibench.reports.forest import forest_plots
 from xaibench.reports.html.data import Report
 from xaibench.reports.html.tolerance import tolerance_curves
+from xaibench.results.run import Run
 
 Kind = Literal["forest", "roc", "curve", "tolerance"]
 

@@ -20,12 +20,12 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from xaibench.errors import UsageError, XaibenchError, did_you_mean
-from xaibench.harness.run import MACRO
+from xaibench.io.files import write_atomically
 from xaibench.metrics.base import Metric
-from xaibench.paths import write_atomically
 from xaibench.reports._lettering import FONT, every_letter, fit_text
 from xaibench.reports.figures import encode_png
 from xaibench.reports.html.data import Report, clean
+from xaibench.results.run import MACRO
 
 Format = Literal["png", "pdf", "svg"]
 FORMATS: tuple[Format, ...] = ("png", "pdf", "svg")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xaibench.errors import PluginError, UsageError, did_you_mean
-from xaibench.harness.run import MACRO, Run
 from xaibench.reports._comparable import (
     Entrant,
     check_comparable,
@@ -25,6 +24,7 @@ from xaibench.reports._comparable import (
 from xaibench.reports._compared import ComparedRuns, MetricTable, Standing
 from xaibench.reports._pair_tests import PERMUTATIONS, reversed_pair
 from xaibench.reports._standings import Job, abscissa
+from xaibench.results.run import MACRO, Run
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from xaibench.harness.run import MACRO, Score
 from xaibench.metrics.base import Metric
 from xaibench.reports._lettering import FONT
 from xaibench.reports.charts import (
@@ -29,6 +28,7 @@ from xaibench.reports.charts import (
 from xaibench.reports.html.curves import roc_curves
 from xaibench.reports.html.data import Report, clean, run_names
 from xaibench.reports.html.tolerance import TOLERANCES
+from xaibench.results.run import MACRO, Score
 
 _HEAD, _TITLE, _LEFT, _BELOW, _GAP, _KEY, _FOOT = 0.36, 0.24, 0.42, 0.46, 0.26, 0.18, 0.24  # inches
 _SAMPLE = 0.34  # a legend's line

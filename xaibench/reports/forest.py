@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from xaibench.harness.run import MACRO, Score
 from xaibench.metrics.base import Metric
 from xaibench.reports._lettering import FONT
 from xaibench.reports.charts import (
@@ -30,6 +29,7 @@ from xaibench.reports.charts import (
 from xaibench.reports.html.data import Report, run_names
 from xaibench.reports.marks import marks, rivals
 from xaibench.reports.tables import INTERVAL_WAYS
+from xaibench.results.run import MACRO, Score
 
 _HEAD, _FOOT, _TITLE, _AXIS, _ROW = 0.34, 0.46, 0.24, 0.36, 0.19  # inches
 _PATCH: Any = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}

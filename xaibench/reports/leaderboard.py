@@ -11,10 +11,10 @@ import numpy as np
 from scipy.stats import rankdata
 
 from xaibench.errors import PluginError
-from xaibench.harness.leaderboard import Result, Results
-from xaibench.harness.run import MACRO, Score
 from xaibench.reports._comparison_cells import fixed
 from xaibench.reports.page import Page, Section, Table, Text, write_page
+from xaibench.results.leaderboard import Result, Results
+from xaibench.results.run import MACRO, Score
 from xaibench.statistics import chance_corrected
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def leaderboard_page(results: Results, metrics: Mapping[str, Metric] | None = No
     """Lay results out: a section for each benchmark, with a table for each category of metrics.
 
     Args:
-        results: of `xaibench.harness.leaderboard.read_results`.
+        results: of `xaibench.results.leaderboard.read_results`.
         metrics: declarations by registered name; None: from the registry.
     """
     sections = [_section(name, results.accepted[name], metrics) for name in sorted(results.accepted)]

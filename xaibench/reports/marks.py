@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from xaibench.errors import XaibenchError
-from xaibench.harness.run import MACRO, Run, Score
 from xaibench.reports._comparable import image_scores, run_name
+from xaibench.results.run import MACRO, Run, Score
 from xaibench.statistics import holm
 from xaibench.statistics.paired import Pairs, permutation_tests
 

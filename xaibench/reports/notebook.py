@@ -9,9 +9,9 @@ import numpy as np
 from rich.console import Console
 
 from xaibench.errors import UsageError
-from xaibench.harness.run import Run
 from xaibench.reports.figures import overlay as blend
 from xaibench.reports.tables import print_run
+from xaibench.results.run import Run
 from xaibench.types import FloatArray, Frame, Region
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xaibench.paths import write_atomically
+from xaibench.io.files import write_atomically
 from xaibench.reports._escape import markdown
 from xaibench.reports._templates import render
 

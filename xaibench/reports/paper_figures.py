@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from xaibench.errors import NotApplicableError, UsageError
-from xaibench.harness.reopen import Pair, Reopened, check_explainer, reopen
-from xaibench.harness.run import Run
+from xaibench.evaluation.restore import Pair, Reopened, check_explainer, reopen
 from xaibench.progress import Progress
 from xaibench.reports._lettering import FONT, fit_text
 from xaibench.reports.charts import DPI, Format, save, slug
@@ -36,6 +35,7 @@ from xaibench.reports.figures import (
 from xaibench.reports.rated import read_ratings
 from xaibench.reports.ratings import full_red
 from xaibench.reports.tiles import SheetCollector, Tile
+from xaibench.results.run import Run
 from xaibench.types import FloatArray, Sample
 
 Scale = Literal["figure", "all", "image"]

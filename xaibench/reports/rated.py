@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from xaibench.errors import DataError, UsageError, first_line
-from xaibench.harness.run import Run
-from xaibench.limits import read_text
+from xaibench.io.limits import read_text
 from xaibench.reports.ratings import COLUMNS
+from xaibench.results.run import Run
 from xaibench.statistics import Interval, wilson_interval
 from xaibench.statistics.agreement import fit_rule, rater_agreement
 

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from xaibench.benchmark import digest
 from xaibench.errors import UsageError
-from xaibench.harness.reopen import Reopened, check_explainer
-from xaibench.harness.run import Run
-from xaibench.paths import write_atomically
+from xaibench.evaluation.restore import Reopened, check_explainer
+from xaibench.io.files import write_atomically
 from xaibench.progress import Progress
 from xaibench.reports._templates import render
 from xaibench.reports.figures import BOX, draw_boxes, encode_png, overlay, show_picture
 from xaibench.reports.tiles import Tile
+from xaibench.results.run import Run
 from xaibench.types import FloatArray, Sample
 
 COLUMNS = ("image", "class", "explainer", "rater", "rating")

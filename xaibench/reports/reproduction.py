@@ -10,10 +10,8 @@ from typing import Any
 
 from xaibench.benchmark import Benchmark
 from xaibench.errors import XaibenchError, first_line
-from xaibench.harness.reproduce import BESIDE, Reproduction
-from xaibench.harness.setup import duration
-from xaibench.harness.variants import CLASSIFIERS
-from xaibench.paths import write_atomically
+from xaibench.evaluation.setup import duration
+from xaibench.io.files import write_atomically
 from xaibench.progress import Progress
 from xaibench.published import Published, load_published
 from xaibench.reports.page import Block, Missing, Page, Picture, Section, Table, Text, write_page
@@ -22,6 +20,8 @@ from xaibench.reports.reproduction_claims import NIH, open_doubts, paper_departu
 from xaibench.reports.reproduction_cohort import cohort_section
 from xaibench.reports.reproduction_ratings import ratings_section
 from xaibench.reports.reproduction_scores import localization_section, normal_section
+from xaibench.studies.gcm_paper.reproduce import BESIDE, Reproduction
+from xaibench.studies.gcm_paper.variants import CLASSIFIERS
 
 TITLES = {"gcm": "GCM", "densenet121": "DenseNet-121"}
 

@@ -6,14 +6,14 @@ import itertools
 
 import numpy as np
 
-from xaibench.harness.reproduce import BESIDE, Reproduction
-from xaibench.harness.run import MACRO
-from xaibench.harness.subsets import MARGIN, MeanAUC
-from xaibench.harness.variants import CLASSIFIERS
 from xaibench.published import Published
 from xaibench.reports.page import Block, Missing, Section, Table, Text
 from xaibench.reports.reproduction_claims import NIH, not_alike
 from xaibench.reports.reproduction_scores import level, number, of_fewer, p_value, ranged
+from xaibench.results.run import MACRO
+from xaibench.studies.gcm_paper.reproduce import BESIDE, Reproduction
+from xaibench.studies.gcm_paper.subsets import MARGIN, MeanAUC
+from xaibench.studies.gcm_paper.variants import CLASSIFIERS
 
 _STRICT = "ROC-AUC without leaking patients and contradicting negatives"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from xaibench.datasets.chestxray8.cohort import Overlap
-from xaibench.harness.reproduce import Reproduction
 from xaibench.published import Published
 from xaibench.reports.page import Block, Table, Text
+from xaibench.studies.gcm_paper.reproduce import Reproduction
 
 NIH = "published (NIH)"
 """Heads a column of published values."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from xaibench.datasets.chestxray8.cohort import CohortAudit, PresetCounts, departures
-from xaibench.harness.reproduce import Counts, Reproduction
 from xaibench.published import Published
 from xaibench.reports.page import Block, Missing, Section, Table, Text
 from xaibench.reports.reproduction_claims import NIH, doubt_table, not_alike, used_doubt_table
+from xaibench.studies.gcm_paper.reproduce import Counts, Reproduction
 
 
 def cohort_section(found: Reproduction, published: Published) -> Section:

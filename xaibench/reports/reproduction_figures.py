@@ -7,8 +7,8 @@ import io
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from xaibench.harness.run import Run
 from xaibench.published import Published
+from xaibench.results.run import Run
 from xaibench.statistics import wilson_interval
 
 _STYLES = ("-", "--", "-.", ":")

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xaibench.harness.reproduce import Reproduction
 from xaibench.published import Published
 from xaibench.reports.page import Block, Missing, Section, Table, Text
 from xaibench.reports.rated import rating_results, read_ratings
 from xaibench.reports.reproduction_claims import NIH, not_alike
 from xaibench.reports.reproduction_scores import by_eye, ranged
+from xaibench.studies.gcm_paper.reproduce import Reproduction
 
 _TITLE = "Human ratings"
 _WHAT = "Rates, kappa and the threshold"

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from xaibench import registry
-from xaibench.harness.normal_maps import IMAGE, LUNGS, NORMAL, MapArea
-from xaibench.harness.reproduce import MAPS, Reproduction
-from xaibench.harness.run import MACRO, Run, Score
 from xaibench.published import BoxAccuracy, Published
 from xaibench.reports.page import Block, Missing, Picture, Section, Table, Text
 from xaibench.reports.reproduction_claims import NIH, not_alike
+from xaibench.results.run import MACRO, Run, Score
 from xaibench.statistics import mean_intervals, wilson_interval
+from xaibench.studies.gcm_paper.normal_maps import IMAGE, LUNGS, NORMAL, MapArea
+from xaibench.studies.gcm_paper.reproduce import MAPS, Reproduction
 
 SHOWN_THRESHOLDS = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Of the 19 of the curves; the figure and the run's tables have all."""

@@ -16,11 +16,11 @@ from rich.panel import Panel
 from rich.text import Text
 
 from xaibench.errors import PluginError, XaibenchError
-from xaibench.harness.run import MACRO, Run, Score
+from xaibench.io.files import write_atomically
 from xaibench.metrics.base import Metric
-from xaibench.paths import write_atomically
 from xaibench.reports import marks as marking
 from xaibench.reports._layout import Cell, Glyphs, Grid, Group, Row, fold, paragraphs
+from xaibench.results.run import MACRO, Run, Score
 
 PIPE_WIDTH = 160
 _TERMINAL = Glyphs()

@@ -10,7 +10,7 @@ from typing import Generic, Protocol, Self, TypeVar
 import numpy as np
 
 from xaibench.errors import UsageError, XaibenchError
-from xaibench.paths import write_atomically
+from xaibench.io.files import write_atomically
 from xaibench.types import FloatArray, Region
 
 

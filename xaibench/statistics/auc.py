@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from xaibench.errors import UsageError
-from xaibench.metrics.weighted_auc import WeightedAUC, weighted_auc
 from xaibench.statistics.bootstrap import Array, Interval, Intervals, Method, Resampling, statistic_intervals
 from xaibench.statistics.bootstrap import check as check_method
 from xaibench.statistics.delong import AUCs, delong
+from xaibench.statistics.roc import WeightedAUC, weighted_auc
 from xaibench.statistics.score import mean_of_limits
 
 __all__ = ["WeightedAUC", "auc_interval", "auc_intervals", "mean_auc_intervals", "weighted_auc"]

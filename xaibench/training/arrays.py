@@ -23,7 +23,7 @@ from torch import Tensor
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split
 from xaibench.datasets.loader import batches
-from xaibench.paths import flush, write_atomically
+from xaibench.io.files import flush, write_atomically
 from xaibench.training.views import vary
 
 Advance = Callable[[int], None]

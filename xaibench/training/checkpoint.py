@@ -17,8 +17,8 @@ from xaibench.benchmark import Benchmark, ClassifierSpec, Recipe, digest
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Splits
 from xaibench.errors import WeightsError, first_line
-from xaibench.limits import read_json
-from xaibench.paths import cache_dir, make_folder, remove_parts, write_atomically
+from xaibench.io.files import cache_dir, make_folder, remove_parts, write_atomically
+from xaibench.io.limits import read_json
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from xaibench.paths import flush
+from xaibench.io.files import flush
 
 
 def keep_state(part: Path, epoch: int) -> Path:

@@ -24,13 +24,13 @@ from xaibench.benchmark import Recipe
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Splits
 from xaibench.errors import UsageError, XaibenchError
-from xaibench.paths import cache_dir
+from xaibench.io.files import cache_dir
+from xaibench.io.versions import TRAINING_LIBRARIES, libraries
 from xaibench.progress import Progress
 from xaibench.training.arrays import Arrays, compute_arrays, remove_arrays
 from xaibench.training.checkpoint import Checkpoint, Making, save_checkpoint
 from xaibench.training.module import Training
 from xaibench.training.states import find_state, keep_state
-from xaibench.versions import TRAINING_LIBRARIES, libraries
 
 
 def train(

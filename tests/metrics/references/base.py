@@ -49,7 +49,7 @@ def draw(benchmark_name: str, data_root: Path | None = None, images: int = 24) -
     GCM is the shipped checkpoint where there is one, else it is trained.
     """
     from xaibench.benchmark import load_benchmark
-    from xaibench.harness.setup import load_splits, make_classifier, make_explainers, obtain_weights
+    from xaibench.evaluation.setup import load_splits, make_classifier, make_explainers, obtain_weights
 
     benchmark = load_benchmark(benchmark_name)
     splits, spec = load_splits(benchmark, data_root), benchmark.classifier("gcm")

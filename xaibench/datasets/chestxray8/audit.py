@@ -33,7 +33,7 @@ from xaibench.datasets.chestxray8.tables import (
 )
 from xaibench.datasets.raster import header_of, read_values, why_unreadable
 from xaibench.errors import DataError
-from xaibench.limits import UNREADABLE, open_image
+from xaibench.io.limits import UNREADABLE, open_image
 
 
 @dataclass(frozen=True)

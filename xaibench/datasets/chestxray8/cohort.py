@@ -19,7 +19,7 @@ from xaibench.datasets.chestxray8.options import Options, parse_options
 from xaibench.datasets.chestxray8.splits import Drawn, contradicting, draw, find_candidates, shared_patients
 from xaibench.datasets.chestxray8.tables import Record, Tables, canonical, parse_entries, read_tables
 from xaibench.errors import DataError
-from xaibench.limits import read_text
+from xaibench.io.limits import read_text
 from xaibench.published import Cohort
 
 PRESETS = ("paper", "official_split", "patient_disjoint")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from xaibench.datasets.raster import Header, read_header, resize, values_of, why_unreadable
 from xaibench.errors import DataError, UsageError
-from xaibench.limits import UNREADABLE, open_image
+from xaibench.io.limits import UNREADABLE, open_image
 from xaibench.types import Frame
 
 DECODE_VERSION = "1: first channel, float32, PIL bilinear with antialiasing"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xaibench.errors import DataError
-from xaibench.limits import read_text
+from xaibench.io.limits import read_text
 
 RELEASE_SIZE = 1024
 """Side in pixels of the release's images: the frame that the boxes are given in."""

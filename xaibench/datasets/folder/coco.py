@@ -11,7 +11,7 @@ from xaibench.datasets.folder.items import Described, Item, Mark, Refuse, text_o
 from xaibench.datasets.folder.options import Options
 from xaibench.datasets.folder.tables import Names, class_of, in_folder, no_area
 from xaibench.errors import DataError, did_you_mean, first_line
-from xaibench.limits import read_json
+from xaibench.io.limits import read_json
 from xaibench.types import Frame
 
 _LARGEST = 10**7

@@ -13,7 +13,7 @@ from xaibench.datasets.folder.rle import bounds
 from xaibench.datasets.folder.tables import class_of
 from xaibench.datasets.names import composed, other_name, owners
 from xaibench.errors import DataError, first_line
-from xaibench.limits import check_pixels, read_json
+from xaibench.io.limits import check_pixels, read_json
 from xaibench.types import Frame
 
 

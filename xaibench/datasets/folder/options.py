@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from xaibench.errors import UsageError, did_you_mean
-from xaibench.limits import check_name
+from xaibench.io.limits import check_name
 
 _PLACES = ("table", "coco", "boxes", "masks", "images")
 _CHOICES = {"orientation": ("exif", "stored"), "range": ("full", "stored", "percentile")}

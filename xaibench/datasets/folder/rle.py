@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from xaibench.datasets.folder.items import Box
-from xaibench.limits import PIXELS, POLYGON_POINTS
+from xaibench.io.limits import PIXELS, POLYGON_POINTS
 from xaibench.types import BoolArray, FloatArray
 
 _MOST_CHARACTERS = 12

@@ -14,7 +14,7 @@ from xaibench.datasets.folder.items import Box, Described, Item, Mark, Refuse
 from xaibench.datasets.folder.options import Options
 from xaibench.datasets.names import alike, composed
 from xaibench.errors import DataError, did_you_mean, first_line
-from xaibench.limits import TEXT_BYTES, check_name, check_size
+from xaibench.io.limits import TEXT_BYTES, check_name, check_size
 
 CORNERS, SIZES = ("x0", "y0", "x1", "y1"), ("x", "y", "w", "h")
 

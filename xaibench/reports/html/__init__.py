@@ -8,15 +8,15 @@ from typing import Any
 
 from xaibench import __version__
 from xaibench.errors import UsageError, XaibenchError
-from xaibench.harness.reopen import Reopened, reopen
-from xaibench.harness.run import MACRO, Run
-from xaibench.paths import write_atomically
+from xaibench.evaluation.restore import Reopened, reopen
+from xaibench.io.files import write_atomically
 from xaibench.progress import Progress
 from xaibench.reports._templates import render
 from xaibench.reports.html import curves, words
 from xaibench.reports.html.data import Report, clean, embed_json, metric_table, run_name, run_names, score_rows
 from xaibench.reports.html.gallery import Gallery, choose_pairs
 from xaibench.reports.html.tolerance import TOLERANCES
+from xaibench.results.run import MACRO, Run
 
 IMAGES = 200
 """Test images in the gallery, unless told otherwise."""

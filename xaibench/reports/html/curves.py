@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from xaibench.errors import XaibenchError
-from xaibench.harness.run import Run
-from xaibench.harness.subsets import Predicted, predicted
 from xaibench.metrics.base import Metric
 from xaibench.reports._comparable import counted_values, image_scores
 from xaibench.reports.html.data import Report, clean, number
+from xaibench.results.run import Run
 from xaibench.statistics import RankStability, Resampling, rank_stability
+from xaibench.studies.gcm_paper.subsets import Predicted, predicted
 
 Array = npt.NDArray[np.float64]
 

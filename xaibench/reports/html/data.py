@@ -13,9 +13,9 @@ from markupsafe import Markup
 
 from xaibench import registry
 from xaibench.errors import PluginError, UsageError
-from xaibench.harness.run import MACRO, Run
 from xaibench.metrics.base import Metric
 from xaibench.reports import marks as marking
+from xaibench.results.run import MACRO, Run
 
 _ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&'\u2028\u2029"}
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from xaibench.errors import UsageError, XaibenchError
+from xaibench.evaluation.restore import Pair, Reopened
 from xaibench.explainers.base import upsample
-from xaibench.harness.reopen import Pair, Reopened
 from xaibench.metrics import _ops
 from xaibench.progress import Progress
 from xaibench.reports.html.data import Report, clean, number, run_names

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from xaibench.evaluation.restore import Pair, Reopened
 from xaibench.explainers.base import upsample
-from xaibench.harness.reopen import Pair, Reopened
 from xaibench.metrics import _ops
 from xaibench.progress import Progress
 from xaibench.reports.html.data import Report, number

@@ -8,11 +8,11 @@ from typing import Any
 
 from xaibench.errors import XaibenchError
 from xaibench.findings import Note
-from xaibench.harness.run import MACRO, Run, Score
 from xaibench.metrics.base import Metric
 from xaibench.reports import marks as marking
 from xaibench.reports.comparison import ALPHA, metric_comparison, pair_of
 from xaibench.reports.html.data import Report, clean, run_names
+from xaibench.results.run import MACRO, Run, Score
 
 _MANY_UNDEFINED = 0.05
 

@@ -1,0 +1,1 @@
+"""Results on disk: runs and the leaderboard's."""

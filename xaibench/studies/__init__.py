@@ -1,0 +1,1 @@
+"""Studies: many evaluations and what is said of them."""

@@ -1,0 +1,1 @@
+"""The study of Generative Contribution Mappings on ChestX-ray8, reproduced."""
