@@ -61,7 +61,7 @@ def run(folder: Path, asked: argparse.Namespace) -> int:
     """Run the cases, print them, and write the page where all were asked for; return the exit code."""
     from tests.cases.all import CASES
     from tests.cases.base import LONGEST, outcome
-    from xaibench.reports.page import Page, Section, Table, Text, to_markdown
+    from xaibench.reporting.page import Page, Section, Table, Text, to_markdown
 
     rows, wrong = [], 0
     for number, one in enumerate(CASES):

@@ -26,7 +26,7 @@ from tests.metrics.references import REFERENCES, WITHOUT_REFERENCE  # noqa: E402
 from tests.metrics.references.base import Drawn, draw  # noqa: E402
 from xaibench import registry  # noqa: E402
 from xaibench.metrics import Metric  # noqa: E402
-from xaibench.reports.page import Page, Section, Table, Text, to_markdown  # noqa: E402
+from xaibench.reporting.page import Page, Section, Table, Text, to_markdown  # noqa: E402
 
 MAPS = (
     "Both sides score the same raw maps, image by image: none is given what the other cut, scaled or sorted. Where a "

@@ -17,8 +17,8 @@ from pathlib import Path
 from PIL import Image
 
 from xaibench import evaluate
-from xaibench.reports.html import write_report
-from xaibench.reports.tables import export_svg
+from xaibench.reporting.html import write_report
+from xaibench.reporting.tables.run import export_svg
 from xaibench.results.run import Run
 
 HERE = Path(__file__).resolve().parent

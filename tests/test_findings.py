@@ -11,11 +11,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.reports import runs
+from tests.reporting import runs
 from xaibench.errors import XaibenchError
 from xaibench.findings import Note
-from xaibench.reports.html import words
-from xaibench.reports.html.data import Report
+from xaibench.reporting.html import words
+from xaibench.reporting.html.data import Report
 from xaibench.results.run import Run, save_run
 
 

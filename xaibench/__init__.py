@@ -29,11 +29,11 @@ if TYPE_CHECKING:
         list_metrics,
         register,
     )
-    from xaibench.reports.comparison import compare
+    from xaibench.results.comparison.compare import compare
     from xaibench.results.run import Run
 
 _TARGETS = {
-    "compare": "xaibench.reports.comparison:compare",
+    "compare": "xaibench.results.comparison.compare:compare",
     "create_classifier": "xaibench.classifiers:create",
     "create_explainer": "xaibench.explainers:create",
     "evaluate": "xaibench.evaluation.evaluate:evaluate",

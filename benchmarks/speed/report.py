@@ -30,9 +30,9 @@ from torch.nn.functional import interpolate
 from xaibench import load_benchmark
 from xaibench.datasets.base import Split
 from xaibench.datasets.phantom import phantom
-from xaibench.reports.html import render_report, write_report
-from xaibench.reports.html.data import Report
-from xaibench.reports.html.gallery import Gallery, choose_pairs
+from xaibench.reporting.html import render_report, write_report
+from xaibench.reporting.html.data import Report
+from xaibench.reporting.html.gallery import Gallery, choose_pairs
 from xaibench.results.run import MACRO, Run, Score, save_run
 
 SIZE, BATCH, ROUNDS = 224, 32, 3

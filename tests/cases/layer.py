@@ -269,7 +269,7 @@ def passes_on(folder: Path) -> str:
     test=f"{TARGET}::test_the_layer_its_layout_and_the_reason_stand_in_the_record",
 )
 def recorded(folder: Path) -> list[str]:
-    from xaibench.reports.html import write_report
+    from xaibench.reporting.html import write_report
 
     found = run(odd.tiny_vit(), ["gradcam"], benchmark("energy"), out=folder)
     layer = found.record.get("layer", {"name": "not there"})

@@ -37,8 +37,8 @@ from xaibench.metrics import _ops, localization
 from xaibench.metrics.axioms import non_sensitivity
 from xaibench.metrics.base import metric
 from xaibench.metrics.explained import Explained
-from xaibench.reports.comparison import compare
-from xaibench.reports.tables import print_run
+from xaibench.reporting.tables.run import print_run
+from xaibench.results.comparison.compare import compare
 from xaibench.results.run import Run
 from xaibench.statistics import auc_interval, detectable_difference, mean_interval
 from xaibench.types import Frame, Prediction
@@ -267,7 +267,7 @@ def around_the_box(protocol: Benchmark) -> Maps:
     before="marked",
     right="not marked",
     source="a mark says: better than chance and than every baseline that sees no image",
-    test="tests/reports/test_marks.py::test_a_score_below_the_prior_box_is_not_marked",
+    test="tests/reporting/test_marks.py::test_a_score_below_the_prior_box_is_not_marked",
 )
 def mark_below_the_prior_box(folder: Path) -> str:
     baselines = ["random", "center", "prior_box"]
@@ -290,7 +290,7 @@ def mark_below_the_prior_box(folder: Path) -> str:
     "hits of an explainer and of a baseline on the same pairs, some of them of one patient: the p-value in compare",
     before="0.00149112",
     source="all exchanges of the two in whole patients, one by one, as in the report's summary",
-    test="tests/reports/test_comparison.py::test_hits_are_tested_by_the_same_permutations_as_every_score",
+    test="tests/reporting/test_comparison.py::test_hits_are_tested_by_the_same_permutations_as_every_score",
 )
 def one_p_value(folder: Path) -> Pair:
     protocol = benchmark("hit_rate").model_copy(update={"localization": LocalizationSpec(baselines=("center",))})
@@ -470,10 +470,10 @@ def leaking_patients(folder: Path) -> str:
     before="iou_best@tuned, iou_best@oracle, max_box_acc@tuned, max_box_acc@oracle",
     right="none",
     source="both show a run's headline scores",
-    test="tests/reports/test_html.py::test_terminal_and_page_show_the_same_headline_columns",
+    test="tests/reporting/test_html.py::test_terminal_and_page_show_the_same_headline_columns",
 )
 def columns_of_the_page(folder: Path) -> str:
-    from xaibench.reports.html.data import Report
+    from xaibench.reporting.html.data import Report
 
     found = scored(mild, benchmark("energy", "iou_best", "max_box_acc"), out=folder)
     report, lost = Report([found]), []
@@ -492,11 +492,11 @@ def columns_of_the_page(folder: Path) -> str:
     before="4, 1",
     right=[4, 0],
     source="the metric's own rule: a millionth of the range; of several peaks none is drawn",
-    test="tests/reports/test_figures.py::test_the_peak_drawn_is_the_one_scored",
+    test="tests/reporting/test_figures.py::test_the_peak_drawn_is_the_one_scored",
 )
 def peak_on_a_sheet(folder: Path) -> list[int]:
-    from xaibench.reports import figures
-    from xaibench.reports.tiles import Tile
+    from xaibench.reporting.figures import contact_sheet as figures
+    from xaibench.reporting.figures.tiles import Tile
 
     heat = np.zeros((8, 8), dtype=np.float32)
     heat[2:4, 2:4] = np.float32(1)

@@ -28,8 +28,8 @@ from xaibench.errors import NotApplicableError, UsageError, WeightsError
 from xaibench.evaluation.evaluate import evaluate
 from xaibench.evaluation.restore import reopen
 from xaibench.explainers import create as create_explainer
-from xaibench.reports.html import write_report
-from xaibench.reports.tables import print_run
+from xaibench.reporting.html import write_report
+from xaibench.reporting.tables.run import print_run
 from xaibench.results.run import Run
 from xaibench.testing import check_classifier
 

@@ -279,7 +279,7 @@ def test_the_layer_its_layout_and_the_reason_stand_in_the_record(tmp_path: Any) 
         assert layer["layout"] == "tokens (B, N, C), 1 before the grid"
         assert "on each of which the logits depend" in layer["reason"]
     assert [note for note in run.notes if note.startswith("explained layer: blocks.1, 32 channels on 4 x 4, tokens")]
-    from xaibench.reports.html import write_report
+    from xaibench.reporting.html import write_report
 
     write_report([run], tmp_path / "report.html", images=0)
     assert "blocks.1, 32 x 4 x 4, tokens (B, N, C)" in (tmp_path / "report.html").read_text()

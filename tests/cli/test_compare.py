@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from tests.cli.test_run_train import toml
-from tests.reports.compared import CLASSES, random_values, write_run
-from tests.reports.runs import benchmark
+from tests.reporting.compared import CLASSES, random_values, write_run
+from tests.reporting.runs import benchmark
 from tests.tiny import tiny_benchmark
 from xaibench.cli import main
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 import xaibench
-from tests.reports.runs import score
+from tests.reporting.runs import score
 from xaibench.benchmark import Benchmark
 from xaibench.results.run import MACRO, Run, save_run
 from xaibench.studies.gcm_paper.variants import EXPLAINERS

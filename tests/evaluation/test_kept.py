@@ -127,7 +127,7 @@ def test_the_next_images_are_decoded_while_maps_are_made_and_scored(
 
 
 def test_a_sheet_is_drawn_once_and_anew_when_a_tile_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xaibench.reports import figures
+    from xaibench.reporting.figures import contact_sheet as figures
 
     drawn, draw = [], figures.contact_sheet
     monkeypatch.setattr(figures, "contact_sheet", lambda *a, **k: drawn.append(1) or draw(*a, **k))

@@ -17,8 +17,8 @@ from xaibench.benchmark import Benchmark
 from xaibench.cli import main
 from xaibench.errors import XaibenchError
 from xaibench.evaluation.setup import load_splits
-from xaibench.reports.leaderboard import leaderboard_page, write_leaderboard
-from xaibench.reports.page import to_html, to_markdown
+from xaibench.reporting.leaderboard_page import leaderboard_page, write_leaderboard
+from xaibench.reporting.page import to_html, to_markdown
 from xaibench.results.leaderboard import PINS, TurnedAwayError, add_run, read_results
 from xaibench.results.run import MACRO, Run, Score, save_run
 from xaibench.training.checkpoint import Making

@@ -24,7 +24,7 @@ from xaibench.evaluation.records import MapMetric, Records
 from xaibench.explainers.base import Explainer
 from xaibench.metrics import pixel_rows
 from xaibench.metrics.pooled import iou_best, pxap
-from xaibench.reports.tables import print_run
+from xaibench.reporting.tables.run import print_run
 from xaibench.results.run import Run
 from xaibench.statistics import Resampling
 from xaibench.types import Prediction, Region, Sample

@@ -21,7 +21,7 @@ from xaibench.benchmark import load_benchmark
 from xaibench.cli import main
 from xaibench.errors import DataError, UsageError, WeightsError
 from xaibench.progress import Progress
-from xaibench.reports.reproduction import write_reproduction
+from xaibench.studies.gcm_paper.page import write_reproduction
 from xaibench.studies.gcm_paper.reproduce import Reproduction, reproduce
 from xaibench.studies.gcm_paper.variants import CLASSIFIERS, Settings
 

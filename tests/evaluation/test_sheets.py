@@ -61,7 +61,7 @@ def test_an_image_is_decoded_for_a_sheet_that_is_drawn_and_for_no_other(tmp_path
 
 
 def test_an_image_without_a_key_is_known_by_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xaibench.reports import figures
+    from xaibench.reporting.figures import contact_sheet as figures
 
     drawn, draw = list[int](), figures.contact_sheet
     monkeypatch.setattr(figures, "contact_sheet", lambda *a, **k: drawn.append(1) or draw(*a, **k))

@@ -130,7 +130,7 @@ def command(work: Path, classifier: str, benchmark: Path, *, draw: bool = False)
     """
     os.environ["XAIBENCH_CACHE"] = str(work / "cache")
     if not draw:
-        import xaibench.reports.figures as figures
+        import xaibench.reporting.figures.contact_sheet as figures
 
         figures.contact_sheet = _numbers
     original = Training.close_epoch

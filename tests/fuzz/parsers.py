@@ -30,9 +30,9 @@ from xaibench.datasets.folder.audit import audit as audit_folder
 from xaibench.datasets.raster import read_header, read_values, turn
 from xaibench.explainers.maps import read_map
 from xaibench.published import read_published
-from xaibench.reports.rated import read_ratings
 from xaibench.results.leaderboard import PINS, TurnedAwayError, read_pins, read_result, read_results
 from xaibench.results.run import Run, save_run
+from xaibench.studies.gcm_paper.rated import read_ratings
 from xaibench.training.checkpoint import Checkpoint, Making, load_weights, read_checkpoint
 
 RAMP = np.arange(48, dtype=np.float32).reshape(6, 8)

@@ -14,7 +14,7 @@ from xaibench.cli.options import protocol_options
 from xaibench.errors import UsageError, XaibenchError
 
 if TYPE_CHECKING:
-    from xaibench.reports.comparison import ComparedRuns
+    from xaibench.results.comparison.compare import ComparedRuns
     from xaibench.results.run import Run
 
 FORMATS = {"markdown": "Markdown", "latex": "LaTeX (booktabs)", "csv": "CSV", "parquet": "Parquet", "json": "JSON"}
@@ -76,7 +76,7 @@ def command(
             f"--{to_stdout[0]} - and --{to_stdout[1]} -: the output takes one of them, give the other a file"
         )
     replaced, fields = read_options(options, "--option"), read_options(recipe, "--recipe")
-    from xaibench.reports.comparison import compare
+    from xaibench.results.comparison.compare import compare
 
     runs = _runs(
         targets,
@@ -96,7 +96,7 @@ def command(
     if not to_stdout:
         from rich.console import Console
 
-        from xaibench.reports.comparison_terminal import print_comparison
+        from xaibench.reporting.tables.terminal import print_comparison
 
         print_comparison(found, Console(), pairs=pairs)
 
@@ -146,9 +146,9 @@ def _write(name: str, file: str, found: ComparedRuns, *, pairs: bool) -> None:
 
 
 def _render(name: str, found: ComparedRuns, *, pairs: bool) -> str | bytes:
-    from xaibench.reports import comparison_files as files
-    from xaibench.reports.comparison_latex import comparison_latex
-    from xaibench.reports.comparison_markdown import comparison_markdown
+    from xaibench.reporting.tables import files
+    from xaibench.reporting.tables.latex import comparison_latex
+    from xaibench.reporting.tables.markdown import comparison_markdown
 
     if name == "json":
         return files.json_text(files.comparison_json(found))

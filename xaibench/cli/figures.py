@@ -12,10 +12,10 @@ from xaibench.cli.output import echo
 from xaibench.errors import UsageError, XaibenchError
 
 if TYPE_CHECKING:
-    from xaibench.reports.charts import Format
-    from xaibench.reports.figures import Colours
-    from xaibench.reports.paper_figures import Scale
+    from xaibench.reporting.figures.charts import Format
+    from xaibench.reporting.figures.contact_sheet import Colours
     from xaibench.results.run import Run
+    from xaibench.studies.gcm_paper.paper_figures import Scale
 
 _KINDS = ("forest", "roc", "curve", "grid", "tolerance")
 _FORMATS = ("png", "pdf", "svg")
@@ -116,7 +116,7 @@ def command(
 
 
 def _grids(run: Run, out: Path, *, scale: Scale, colormap: Colours, **options: Any) -> list[Path]:
-    from xaibench.reports.paper_figures import paper_figures
+    from xaibench.studies.gcm_paper.paper_figures import paper_figures
 
     return paper_figures(run, out, scale=scale, colours=colormap, **options)
 
@@ -136,7 +136,7 @@ def _charts(
     **_: Any,
 ) -> list[Path]:
     from xaibench.evaluation.restore import reopen
-    from xaibench.reports.chart_files import write_charts
+    from xaibench.reporting.figures.files import write_charts
 
     return write_charts(
         runs,

@@ -46,7 +46,7 @@ def build(folder: Path | None, out: Path) -> None:
     \b
     xaibench leaderboard build --out leaderboard
     """
-    from xaibench.reports.leaderboard import write_leaderboard
+    from xaibench.reporting.leaderboard_page import write_leaderboard
     from xaibench.results.leaderboard import read_results
 
     results = read_results(folder or _default())

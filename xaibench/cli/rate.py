@@ -58,7 +58,7 @@ def command(
     if files:
         if folder or out is not None or explainers:
             raise UsageError("--read reads ratings back: leave --folder, --out and --explainer out")
-        from xaibench.reports.rated import rating_results, read_ratings
+        from xaibench.studies.gcm_paper.rated import rating_results, read_ratings
 
         results = rating_results(opened, read_ratings(files, opened))
         if as_json:
@@ -68,7 +68,7 @@ def command(
         return
     from xaibench.cli.progress import progress_bars
     from xaibench.evaluation.restore import reopen
-    from xaibench.reports.ratings import rating_items, write_folder, write_page
+    from xaibench.studies.gcm_paper.ratings import rating_items, write_folder, write_page
 
     items = rating_items(opened, explainers, seed)
     path = out or (run / ("rating" if folder else "rate.html"))
@@ -83,7 +83,7 @@ def command(
 
 def _print(results: dict[str, Any]) -> None:
     from xaibench.cli.output import is_terminal, print_table
-    from xaibench.reports._layout import Glyphs
+    from xaibench.reporting.tables.layout import Glyphs
 
     clean = Glyphs.for_output(sys.stdout.encoding or "ascii", terminal=is_terminal()).clean
     raters = len(results["raters"])

@@ -50,7 +50,7 @@ def command(
     """
     from xaibench.cli.output import print_json
     from xaibench.cli.progress import progress_bars
-    from xaibench.reports.html import write_report
+    from xaibench.reporting.html import write_report
     from xaibench.results.run import Run
 
     with progress_bars(quiet=quiet or as_json) as progress:

@@ -105,7 +105,7 @@ def command(
     from xaibench.benchmark import load_benchmark
     from xaibench.cli.output import print_json
     from xaibench.cli.progress import progress_bars
-    from xaibench.reports.reproduction import write_reproduction
+    from xaibench.studies.gcm_paper.page import write_reproduction
     from xaibench.studies.gcm_paper.reproduce import reproduce
     from xaibench.studies.gcm_paper.variants import Settings
 

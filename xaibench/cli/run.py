@@ -167,7 +167,7 @@ def _run(
     else:
         from rich.console import Console
 
-        from xaibench.reports.tables import print_run
+        from xaibench.reporting.tables.run import print_run
 
         print_run(run, Console())
         assert run.directory is not None

@@ -31,7 +31,7 @@ _BY_VERSION = frozenset({"builtins", "abc", "torch", "torchvision", "timm", "cap
 _OURS = {
     "maps": ("types.py", "classifiers", "datasets", "explainers"),
     "scores": ("types.py", "classifiers", "datasets", "explainers", "metrics"),
-    "sheets": ("types.py", "reports"),
+    "sheets": ("types.py", "reporting"),
     "doctor": ("types.py", "classifiers", "datasets", "explainers", "doctor"),
     "engine": ("types.py", "classifiers", "datasets", "explainers", "metrics", "evaluation", "io", "results"),
 }

@@ -18,7 +18,7 @@ from xaibench.evaluation.cache_keys import code_of
 from xaibench.evaluation.records import Picture
 from xaibench.io.files import make_folder
 from xaibench.io.store import Store, key_of
-from xaibench.reports.tiles import SheetCollector, Tile, write_sheet
+from xaibench.reporting.figures.tiles import SheetCollector, Tile, write_sheet
 from xaibench.results.run import Run
 from xaibench.types import FloatArray, Frame
 
@@ -105,7 +105,7 @@ class ContactSheets:
 def _drawn(rows: Mapping[str, Sequence[Shown]], title: str, store: Store | None) -> bytes:
     if store is not None and (found := store.read(key := key_of("sheet", _identity(rows, title)))):
         return bytes(found.arrays["png"].tobytes())
-    from xaibench.reports.figures import contact_sheet  # matplotlib only where something is drawn
+    from xaibench.reporting.figures.contact_sheet import contact_sheet  # matplotlib only where something is drawn
 
     tiles = {name: [shown.tile() for shown in row] for name, row in rows.items()}
     png = contact_sheet(tiles, title=title)

@@ -153,7 +153,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """Show the tables in a notebook."""
-        from xaibench.reports.notebook import run_html  # reports know runs, not the reverse
+        from xaibench.reporting.notebook import run_html  # reports know runs, not the reverse
 
         return run_html(self)
 
