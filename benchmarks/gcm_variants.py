@@ -35,9 +35,10 @@ from xaibench.evaluation.setup import choose_device, make_classifier
 from xaibench.io.memory import settle_process
 from xaibench.io.versions import versions
 from xaibench.progress import Progress
+from xaibench.results.predictions import predicted
 from xaibench.results.run import MACRO, Run
 from xaibench.studies.gcm_paper.map_pairs import compare_maps
-from xaibench.studies.gcm_paper.subsets import equivalences, predicted
+from xaibench.studies.gcm_paper.subsets import equivalences
 
 ADAMW = {"optimizer": "adamw", "learning_rate": 1e-3, "schedule": "cosine"}
 

@@ -122,7 +122,7 @@ def metric_seconds() -> float:
     import torch
 
     from xaibench.benchmark import load_benchmark
-    from xaibench.evaluation.setup import load_metrics
+    from xaibench.metrics.bound import load_metrics
 
     maps = torch.nn.functional.interpolate(torch.rand(24, 1, 7, 7), (224, 224), mode="bilinear")[:, 0]
     masks = torch.zeros(24, 224, 224, dtype=torch.bool)

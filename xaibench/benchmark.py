@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -334,3 +335,52 @@ def _keys(title: str, location: tuple[int | str, ...]) -> list[str]:
     top = ClassifierSpec if title == "ClassifierSpec" else Benchmark
     known = [tables[part] for part in location[:-1] if part in tables]
     return list((known[-1] if known else top).model_fields)
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """One value that differs from the benchmark as written."""
+
+    key: str
+    written: str
+    used: str
+
+
+def deviations(base: Benchmark, used: Benchmark) -> list[Deviation]:
+    """Name every value of a benchmark that differs from the one as written, whoever changed it.
+
+    Args:
+        used: that of subset 0: the others differ in their seeds alone.
+    """
+    before, after = (flatten(_by_metric(benchmark.model_dump(mode="json"))) for benchmark in (base, used))
+    for key in [*before, *after]:  # a classifier that the default served: its own recipe now stands in the table
+        if key.startswith("classifiers.") and key not in before:
+            before[key] = before.get("classifiers.default." + key.split(".", 2)[2], None)
+    keys = [key for key in dict.fromkeys([*before, *after]) if before.get(key) != after.get(key)]
+    return [Deviation(key, _shown(before.get(key)), _shown(after.get(key))) for key in keys]
+
+
+def _by_metric(table: dict[str, Any]) -> dict[str, Any]:
+    metrics = {}
+    for spec in table["metrics"]:
+        version = {} if spec["version"] in (None, 1) else {"version": spec["version"]}
+        metrics[spec["name"]] = {**spec["parameters"], **version} or "defaults"
+    return {**table, "metrics": metrics}
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return a nested table with dotted keys.
+
+    >>> flatten({"a": {"b": 1}, "c": [2]})
+    {'a.b': 1, 'c': [2]}
+    """
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        found |= flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else f"{value}"

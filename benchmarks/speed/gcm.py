@@ -37,11 +37,12 @@ from xaibench.classifiers.gcm import GCM
 from xaibench.datasets.base import Split
 from xaibench.evaluation.batch import Work
 from xaibench.evaluation.selection import select_metrics
-from xaibench.evaluation.setup import load_metrics, load_splits
+from xaibench.evaluation.setup import load_splits
 from xaibench.evaluation.stream import records_of
 from xaibench.evaluation.summary import summarize
 from xaibench.explainers.gcm import CCM, CWM
 from xaibench.io.memory import keep_freed_memory
+from xaibench.metrics.bound import load_metrics
 from xaibench.types import Region, Sample
 
 ROUNDS, BATCH, PLAIN_SHARE = 5, 32, 4

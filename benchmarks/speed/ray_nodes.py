@@ -26,8 +26,9 @@ from xaibench.evaluation.batch import Work
 from xaibench.evaluation.engine import Local
 from xaibench.evaluation.ray_engine import RayEngine
 from xaibench.evaluation.records import Records
-from xaibench.evaluation.setup import load_metrics, load_splits
+from xaibench.evaluation.setup import load_splits
 from xaibench.explainers import create
+from xaibench.metrics.bound import load_metrics
 from xaibench.progress import Progress
 
 BATCH = 4

@@ -18,9 +18,9 @@ from xaibench.evaluation.evaluate import evaluate
 from xaibench.evaluation.setup import load_splits
 from xaibench.metrics import metric
 from xaibench.metrics.classification import calibration_error
+from xaibench.results.predictions import predicted
 from xaibench.results.run import Run
 from xaibench.statistics import mean_intervals
-from xaibench.studies.gcm_paper.subsets import predicted
 
 NAMES = ("roc_auc", "average_precision", "sensitivity", "specificity", "calibration_error")
 

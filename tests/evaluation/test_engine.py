@@ -19,9 +19,10 @@ from xaibench.evaluation.batch import Work
 from xaibench.evaluation.engine import Local, make_engine
 from xaibench.evaluation.merge import Settling, note
 from xaibench.evaluation.records import Part, join
-from xaibench.evaluation.setup import load_metrics, load_splits, make_classifier, make_explainers, spec_of
+from xaibench.evaluation.setup import load_splits, make_classifier, make_explainers, spec_of
 from xaibench.evaluation.sheets import ContactSheets
 from xaibench.evaluation.stream import parts, unsettled
+from xaibench.metrics.bound import load_metrics
 from xaibench.progress import Progress
 from xaibench.results.run import Run
 from xaibench.studies.grid import cells, read_grid, run_grid, summary

@@ -20,9 +20,10 @@ from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split, Splits
 from xaibench.evaluation.evaluate import evaluate
 from xaibench.evaluation.pooling import Pooling, tuned_choices
-from xaibench.evaluation.records import MapMetric, Records
+from xaibench.evaluation.records import Records
 from xaibench.explainers.base import Explainer
 from xaibench.metrics import pixel_rows
+from xaibench.metrics.bound import MapMetric
 from xaibench.metrics.pooled import iou_best, pxap
 from xaibench.reporting.tables.run import print_run
 from xaibench.results.run import Run

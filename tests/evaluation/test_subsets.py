@@ -13,9 +13,10 @@ from tests.tiny import tiny_benchmark
 from xaibench.errors import XaibenchError
 from xaibench.evaluation.setup import load_splits
 from xaibench.metrics.classification import class_scores
+from xaibench.results.predictions import predicted
 from xaibench.results.run import Run
 from xaibench.statistics import auc_intervals, delong
-from xaibench.studies.gcm_paper.subsets import best_subset, compare_aucs, doubts, equivalences, mean_aucs, predicted
+from xaibench.studies.gcm_paper.subsets import best_subset, compare_aucs, doubts, equivalences, mean_aucs
 
 BENCHMARK = tiny_benchmark()
 LABELS = np.tile(np.eye(4, dtype=np.int64), (6, 1))

@@ -16,10 +16,11 @@ from xaibench import registry
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Split
 from xaibench.evaluation.evaluate import evaluate
-from xaibench.evaluation.records import MapMetric, Records
+from xaibench.evaluation.records import Records
 from xaibench.evaluation.summary import summarize
 from xaibench.explainers.base import Explainer
 from xaibench.metrics.base import Metric, metric
+from xaibench.metrics.bound import MapMetric
 from xaibench.results.run import Score
 from xaibench.types import Prediction
 

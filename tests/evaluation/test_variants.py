@@ -5,16 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.tiny import tiny_benchmark
-from xaibench.benchmark import load_benchmark
+from xaibench.benchmark import deviations, flatten, load_benchmark
 from xaibench.errors import BenchmarkError, UsageError
-from xaibench.studies.gcm_paper.variants import (
-    Settings,
-    deviations,
-    flatten,
-    needs_network,
-    subset_benchmark,
-    with_metrics,
-)
+from xaibench.studies.gcm_paper.variants import Settings, needs_network, subset_benchmark, with_metrics
 
 PAPER = load_benchmark("chestxray8-4class")
 SAMPLE = load_benchmark("chestxray8-sample")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.evaluation.saved_runs import saved_run
 from tests.tiny import tiny_benchmark
-from xaibench.benchmark import load_benchmark
+from xaibench.benchmark import Deviation, deviations, load_benchmark
 from xaibench.datasets.chestxray8.cohort import CohortAudit, Overlap
 from xaibench.published import load_published
 from xaibench.reporting.page import NOT_COMPUTABLE, Page, Section, Table, Text, to_html, to_markdown
@@ -22,7 +22,7 @@ from xaibench.studies.gcm_paper.page_figures import draw_curves
 from xaibench.studies.gcm_paper.page_ratings import ratings_section
 from xaibench.studies.gcm_paper.reproduce import COMPARED, MAPS, Counts, Reproduction, Size
 from xaibench.studies.gcm_paper.subsets import best_subset, compare_aucs, equivalences, mean_aucs
-from xaibench.studies.gcm_paper.variants import CLASSIFIERS, Deviation, Settings, deviations, subset_benchmark
+from xaibench.studies.gcm_paper.variants import CLASSIFIERS, Settings, subset_benchmark
 
 BASE = tiny_benchmark()
 PUBLISHED = load_published()

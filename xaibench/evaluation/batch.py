@@ -21,10 +21,11 @@ from xaibench.errors import PLUGIN_ERRORS, NotApplicableError
 from xaibench.evaluation.cache import Kept, Pairs, ignored_hash, masks_hash, regions_hash
 from xaibench.evaluation.frames import mask_in, nearest_fixed, together
 from xaibench.evaluation.inference import Forward, Precision
-from xaibench.evaluation.records import MapMetric, Offer, Part, Picture, Plain, most_columns_first, side_by_side
+from xaibench.evaluation.records import Offer, Part, Picture, Plain, most_columns_first, side_by_side
 from xaibench.evaluation.scoring import ExplainerFailedError, Maps, Scores
 from xaibench.explainers.base import Explainer
 from xaibench.metrics._ops import sharing
+from xaibench.metrics.bound import MapMetric
 from xaibench.registry import one_line
 from xaibench.types import Batch, BoolArray, Frame, Prediction, Region
 

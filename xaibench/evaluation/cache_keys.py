@@ -22,9 +22,9 @@ from packaging.requirements import Requirement
 from xaibench.benchmark import digest
 from xaibench.classifiers.base import Classifier, hash_tensors
 from xaibench.datasets.base import Splits
-from xaibench.evaluation.records import MapMetric
 from xaibench.explainers.base import Explainer
 from xaibench.io.versions import libraries
+from xaibench.metrics.bound import MapMetric
 
 _BY_VERSION = frozenset({"builtins", "abc", "torch", "torchvision", "timm", "captum", "pytorch_grad_cam", "numpy"})
 """Modules known by their version (`xaibench.io.versions.LIBRARIES`); any other package by its code."""

@@ -29,7 +29,6 @@ from xaibench.evaluation.selection import select_metrics
 from xaibench.evaluation.setup import (
     check_logits,
     choose_device,
-    load_metrics,
     load_splits,
     make_classifier,
     make_explainers,
@@ -45,6 +44,7 @@ from xaibench.findings import Note
 from xaibench.io.store import Store
 from xaibench.io.versions import versions
 from xaibench.metrics.base import Metric
+from xaibench.metrics.bound import load_metrics
 from xaibench.metrics.classification import class_scores, youden
 from xaibench.progress import Progress
 from xaibench.results.run import Run, save_run

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xaibench.evaluation.records import MapMetric, Records
+from xaibench.evaluation.records import Records
 from xaibench.metrics._pixels import Row, histograms
 from xaibench.metrics.base import PixelStatistic
+from xaibench.metrics.bound import MapMetric
 from xaibench.statistics import Intervals
 from xaibench.statistics.bootstrap import statistic_intervals
 

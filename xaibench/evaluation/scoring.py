@@ -15,13 +15,14 @@ from torch import Tensor
 from xaibench.errors import PLUGIN_ERRORS, PluginError, SideEffectError
 from xaibench.evaluation.cache import Pairs
 from xaibench.evaluation.frames import together
-from xaibench.evaluation.records import MapMetric, Part, most_columns_first, side_by_side
+from xaibench.evaluation.records import Part, most_columns_first, side_by_side
 from xaibench.explainers.base import Explainer, upsample
 from xaibench.explainers.calling import call, call_native, has_native, is_foreign, undone
 from xaibench.io.memory import out_of_memory
 from xaibench.metrics._ops import ends, forget
 from xaibench.metrics._pixels import Row, pixel_rows
 from xaibench.metrics._randomized import forget_randomized
+from xaibench.metrics.bound import MapMetric
 from xaibench.metrics.explained import Explained
 from xaibench.registry import one_line
 from xaibench.types import Frame, Prediction

@@ -28,14 +28,11 @@ from xaibench.errors import (
     WeightsError,
     XaibenchError,
 )
-from xaibench.evaluation.records import MapMetric
 from xaibench.explainers.base import Explainer
 from xaibench.explainers.calling import undone
 from xaibench.findings import Note
 from xaibench.io.files import alone, cache_dir, hold
 from xaibench.io.memory import out_of_memory
-from xaibench.metrics.base import Metric
-from xaibench.metrics.trial import check_parameters
 from xaibench.plugins import accepts, build, check_options
 from xaibench.progress import Progress
 from xaibench.registry import BrokenPluginError
@@ -375,28 +372,3 @@ def _prepared(name: str, classifier: Classifier, splits: Splits) -> Explainer:
     explainer.check(classifier)
     explainer.prepare(splits)
     return explainer
-
-
-def load_metrics(benchmark: Benchmark) -> tuple[list[Metric], list[MapMetric]]:
-    """Return the benchmark's classification metrics and its localization metrics.
-
-    Raises:
-        PluginError: an unknown metric.
-        UsageError: a parameter that the metric does not have, or a value that it does not take.
-    """
-    classification: list[Metric] = []
-    localization: list[MapMetric] = []
-    for spec in benchmark.metrics:
-        metric = registry.get("metrics", spec.name).load()
-        assert isinstance(metric, Metric)
-        unknown = sorted(set(spec.parameters) - set(metric.parameters))
-        if unknown:
-            raise UsageError(
-                f"metric {spec.name!r} has no parameter {unknown[0]!r}; it has {', '.join(metric.parameters) or 'none'}"
-            )
-        if metric.category == "classification":
-            classification.append(metric.with_parameters(spec.parameters) if spec.parameters else metric)
-        else:
-            check_parameters(metric, spec.parameters, benchmark.input_size, benchmark.task)
-            localization.append(MapMetric(metric, dict(spec.parameters)))
-    return classification, localization

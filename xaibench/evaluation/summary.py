@@ -14,8 +14,9 @@ from scipy.special import expit
 from xaibench.benchmark import Benchmark
 from xaibench.datasets.base import Split
 from xaibench.evaluation.pooling import PooledColumn, Pooling, tuned_choices
-from xaibench.evaluation.records import MapMetric, Records
+from xaibench.evaluation.records import Records
 from xaibench.metrics.base import Metric
+from xaibench.metrics.bound import MapMetric
 from xaibench.metrics.classification import class_scores
 from xaibench.results.run import MACRO, Score
 from xaibench.statistics import Interval, Intervals, Resampling, auc_intervals, chance_corrected

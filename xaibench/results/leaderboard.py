@@ -15,13 +15,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from xaibench import registry
-from xaibench.benchmark import Benchmark, Recipe, digest, load_benchmark
+from xaibench.benchmark import Benchmark, Recipe, deviations, digest, load_benchmark
 from xaibench.datasets.base import Splits
 from xaibench.errors import DataError, PluginError, UsageError, XaibenchError, first_line
 from xaibench.io.files import write_atomically
 from xaibench.io.limits import read_json
 from xaibench.results.run import Run, Score
-from xaibench.studies.gcm_paper.variants import deviations
 from xaibench.training.checkpoint import Making
 
 FORMAT = 1

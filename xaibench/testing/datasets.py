@@ -162,7 +162,7 @@ def _check_patients(report: Report, splits: Splits) -> None:
 def check_benchmark(name: str | Path) -> list[Finding]:
     """Check that a benchmark can be read, and that every plugin it names is there and takes its options."""
     from xaibench import registry
-    from xaibench.evaluation.setup import load_metrics
+    from xaibench.metrics.bound import load_metrics
 
     report = Report(f"benchmark {name}")
     try:

@@ -14,9 +14,9 @@ from xaibench.errors import XaibenchError
 from xaibench.metrics.base import Metric
 from xaibench.reporting.html.data import Report, clean, number
 from xaibench.results.comparison.contenders import counted_values, image_scores
+from xaibench.results.predictions import Predicted, predicted
 from xaibench.results.run import Run
 from xaibench.statistics import RankStability, Resampling, rank_stability
-from xaibench.studies.gcm_paper.subsets import Predicted, predicted
 
 Array = npt.NDArray[np.float64]
 

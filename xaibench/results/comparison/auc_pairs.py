@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
+from xaibench.results.predictions import predicted
 from xaibench.results.run import MACRO, Run
 from xaibench.statistics import Comparison, Interval, Resampling, delong, holm
 from xaibench.statistics.auc import WeightedAUC
 from xaibench.statistics.bootstrap import Array, statistic_intervals
-from xaibench.studies.gcm_paper.subsets import predicted
 
 
 def auc_comparisons(runs: Mapping[str, Run], class_name: str, *, against: str | None = None) -> list[Comparison]:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xaibench.benchmark import digest
+from xaibench.benchmark import deviations, digest
 from xaibench.errors import UsageError, XaibenchError, did_you_mean
 from xaibench.results.run import Run
-from xaibench.studies.gcm_paper.variants import deviations
 
 if TYPE_CHECKING:
     import numpy.typing as npt

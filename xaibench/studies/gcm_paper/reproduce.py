@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import xaibench
-from xaibench.benchmark import Benchmark, load_benchmark
+from xaibench.benchmark import Benchmark, Deviation, deviations, load_benchmark
 from xaibench.classifiers.base import Classifier
 from xaibench.datasets.base import Splits
 from xaibench.datasets.chestxray8.cohort import CohortAudit, Overlap, audit_cohort
@@ -38,9 +38,7 @@ from xaibench.studies.gcm_paper.subsets import (
 from xaibench.studies.gcm_paper.variants import (
     CLASSIFIERS,
     EXPLAINERS,
-    Deviation,
     Settings,
-    deviations,
     needs_network,
     subset_benchmark,
     with_metrics,

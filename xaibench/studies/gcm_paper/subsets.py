@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from xaibench.datasets.base import Splits
 from xaibench.errors import XaibenchError
-from xaibench.metrics.classification import class_scores
+from xaibench.results.predictions import Predicted, predicted
 from xaibench.results.run import MACRO, Run
 from xaibench.statistics import Resampling, tost
 from xaibench.statistics.auc import WeightedAUC, mean_auc_intervals
@@ -109,16 +109,6 @@ class AUCDifference:
     p_holm: float
 
 
-@dataclass(frozen=True)
-class Predicted:
-    """What a run predicted: scores and labels (N, K), and N image and patient ids."""
-
-    scores: Array
-    labels: npt.NDArray[np.int64]
-    images: Sequence[str]
-    patients: Sequence[str]
-
-
 def doubts(splits: Splits) -> Doubts:
     """Find the test images of patients of the other splits, and the labels that contradict."""
     test = splits.test
@@ -128,15 +118,6 @@ def doubts(splits: Splits) -> Doubts:
     )
     against = test.contradicting
     return Doubts(test.ids, trained, validated, np.zeros(test.labels.shape, dtype=bool) if against is None else against)
-
-
-def predicted(run: Run) -> Predicted:
-    """Read a run's predictions as the scores that rank images in a class's ROC curve."""
-    table, classes = run.predictions(), run.benchmark.classes
-    logits = table[[f"logit:{name}" for name in classes]].to_numpy(dtype=np.float64)
-    labels = table[[f"label:{name}" for name in classes]].to_numpy(dtype=np.int64)
-    images, patients = (table[column].astype(str).tolist() for column in ("image", "patient"))
-    return Predicted(class_scores(logits, run.benchmark.task), labels, images, patients)
 
 
 class _Areas:

@@ -54,15 +54,6 @@ class Settings:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Deviation:
-    """One value that differs from the benchmark as written."""
-
-    key: str
-    written: str
-    used: str
-
-
 def subset_benchmark(base: Benchmark, settings: Settings, subset: int) -> Benchmark:
     """Return the benchmark of one subset: its seed in the dataset's options and added to the recipes' seeds.
 
@@ -146,42 +137,6 @@ def _dataset_options(base: Benchmark, options: dict[str, Any], settings: Setting
         for key, default in (("train", 1600), ("val", 200), ("test", 320)):
             options[key] = min(limit * len(base.classes), options.get(key, default))
     return options
-
-
-def deviations(base: Benchmark, used: Benchmark) -> list[Deviation]:
-    """Name every value of a benchmark that differs from the one as written, whoever changed it.
-
-    Args:
-        used: that of subset 0: the others differ in their seeds alone.
-    """
-    before, after = (flatten(_by_metric(benchmark.model_dump(mode="json"))) for benchmark in (base, used))
-    for key in [*before, *after]:  # a classifier that the default served: its own recipe now stands in the table
-        if key.startswith("classifiers.") and key not in before:
-            before[key] = before.get("classifiers.default." + key.split(".", 2)[2], None)
-    keys = [key for key in dict.fromkeys([*before, *after]) if before.get(key) != after.get(key)]
-    return [Deviation(key, _shown(before.get(key)), _shown(after.get(key))) for key in keys]
-
-
-def _by_metric(table: dict[str, Any]) -> dict[str, Any]:
-    return {**table, "metrics": {spec["name"]: spec["parameters"] or "defaults" for spec in table["metrics"]}}
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return a nested table with dotted keys.
-
-    >>> flatten({"a": {"b": 1}, "c": [2]})
-    {'a.b': 1, 'c': [2]}
-    """
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    found: dict[str, Any] = {}
-    for key, inner in value.items():
-        found |= flatten(inner, f"{prefix}.{key}" if prefix else str(key))
-    return found
-
-
-def _shown(value: Any) -> str:
-    return "not set" if value is None else str(value).lower() if isinstance(value, bool) else f"{value}"
 
 
 def with_metrics(benchmark: Benchmark, names: Sequence[str]) -> Benchmark:

@@ -1,0 +1,1 @@
+"""Datasets: splits of images with labels, patients and regions."""
