@@ -89,7 +89,9 @@ def test_ci_runs_the_readme_commands_and_the_linters() -> None:
     assert script.stat().st_mode & 0o111
     lines = script.read_text().splitlines()
     assert {"set -euo pipefail", "pip install -e '.[test]' && pytest", "scripts/check"} <= set(lines)
-    assert {"ruff check .", "ruff format --check .", "codespell", "lint-imports", "mypy"} <= set(check.read_text().splitlines())
+    assert {"ruff check .", "ruff format --check .", "codespell", "lint-imports", "mypy"} <= set(
+        check.read_text().splitlines()
+    )
 
 
 @pytest.mark.parametrize(
