@@ -24,7 +24,7 @@ from tests.classifiers.odd_networks import (
     tiny_vit,
 )
 from tests.tiny import tiny_benchmark
-from xaibench.classifiers.base import Classifier, hash_tensors
+from xaibench.classifiers.base import Classifier, hash_tensors, seeded
 from xaibench.classifiers.module import ModuleClassifier
 from xaibench.classifiers.nin import NIN
 from xaibench.classifiers.probe import check_network, check_parts, probe_images
